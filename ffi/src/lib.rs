@@ -1,0 +1,13 @@
+//! What kafkalog knows of the installed Varnish, and the only way from here into its C code.
+//!
+//! - [`tag`]: the log's tags, their numbers and flags, generated from the installed header at build time.
+//! - [`layout`]: the record layout that the same header describes.
+//!
+//! libvarnishapi is never linked: a failed assertion in it would end the process that uses it, and in varnishd's own
+//! process that is the cache.
+
+pub mod layout;
+pub mod tag;
+
+/// The version of the Varnish that this was built against, as pkg-config gives it (`7.1.1`).
+pub const VARNISH_VERSION: &str = env!("KAFKALOG_VARNISH_VERSION");

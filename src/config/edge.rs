@@ -1,0 +1,300 @@
+//! `kafkalog.toml`: what the edge is told.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{ByteSize, ConfigError, Period, Source};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The name that lines carry; the machine's name where it is not given.
+    #[serde(default = "machine_name")]
+    pub host: String,
+    /// Where the log is and how much of it may be unfinished.
+    #[serde(default)]
+    pub varnish: Varnish,
+    /// Where lines go.
+    pub kafka: Kafka,
+    /// What becomes of addresses.
+    #[serde(default)]
+    pub anonymize: Anonymize,
+    /// Where lines wait for Kafka.
+    #[serde(default)]
+    pub journal: Journal,
+    /// What is made of each request.
+    #[serde(rename = "stream")]
+    pub streams: Spanned<Vec<StreamConfig>>,
+}
+
+/// `[varnish]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Varnish {
+    /// varnishd's working directory or instance name (`-n`); ignored inside varnishd.
+    pub name: Option<PathBuf>,
+    /// Transactions that may be unfinished at a time; beyond, the oldest is rendered as it is.
+    pub incomplete_limit: Spanned<usize>,
+    /// How long a transaction may stay unfinished; then it is rendered as it is.
+    pub incomplete_timeout: Period,
+}
+
+impl Default for Varnish {
+    fn default() -> Self {
+        Self {
+            name: None,
+            incomplete_limit: Spanned::new(0..0, 10_000),
+            incomplete_timeout: Period(Duration::from_secs(120)),
+        }
+    }
+}
+
+/// `[kafka]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// Brokers to ask for the cluster, `host:port`.
+    pub bootstrap: Spanned<Vec<String>>,
+    /// Passed to librdkafka as they are.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+}
+
+/// `[anonymize]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Anonymize {
+    /// What an address becomes.
+    pub ip: IpFunction,
+    /// Where the salt comes from.
+    pub salt: SaltSource,
+    /// How long a salt lasts; epochs begin at multiples of it since 1970, so it must divide a day.
+    pub rotate: Spanned<Period>,
+    /// Bits of an IPv6 address that are hashed.
+    pub ip6_prefix: Spanned<u8>,
+    /// Request headers that hold addresses.
+    pub headers: Vec<String>,
+}
+
+impl Default for Anonymize {
+    fn default() -> Self {
+        Self {
+            ip: IpFunction::Hash,
+            salt: SaltSource::Local,
+            rotate: Spanned::new(0..0, Period(Duration::from_secs(86_400))),
+            ip6_prefix: Spanned::new(0..0, 64),
+            headers: ["X-Forwarded-For", "X-Real-IP", "X-Client-IP", "Forwarded"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// What an address becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IpFunction {
+    /// SipHash-2-4 with 128 bits under the salt.
+    Hash,
+}
+
+/// Where the salt comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SaltSource {
+    /// The operating system's random source, for this node alone.
+    Local,
+}
+
+/// `[journal]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// What unacknowledged lines survive.
+    pub mode: JournalMode,
+    /// The most that unacknowledged lines may take; beyond, new ones are dropped and counted.
+    pub max_bytes: Spanned<ByteSize>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { mode: JournalMode::Memory, max_bytes: Spanned::new(0..0, ByteSize(256 << 20)) }
+    }
+}
+
+/// What unacknowledged lines survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JournalMode {
+    /// Nothing: they are held in memory.
+    Memory,
+}
+
+/// `[[stream]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// The name in metrics and in the header `kl-stream`.
+    pub name: Spanned<String>,
+    /// The Kafka topic.
+    pub topic: Spanned<String>,
+    /// Which transactions.
+    #[serde(default)]
+    pub side: StreamSide,
+    /// A preset format.
+    pub format: Option<Spanned<String>>,
+    /// JSON, field by field in varnishkafka's notation.
+    pub json: Option<Spanned<String>>,
+}
+
+/// Which transactions a stream takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamSide {
+    /// Requests of clients.
+    #[default]
+    Client,
+    /// Requests to backends.
+    Backend,
+}
+
+impl Config {
+    /// Reads the file and checks what can be checked without the formats.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] at the first thing that is wrong.
+    pub fn load(path: &Path) -> Result<(Source, Self), ConfigError> {
+        let source = Source::read(path)?;
+        let config = Self::parse(&source)?;
+        Ok((source, config))
+    }
+
+    /// Parses and checks a text that has been read.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Invalid`] at the first thing that is wrong.
+    pub fn parse(source: &Source) -> Result<Self, ConfigError> {
+        let config: Self = source.parse()?;
+        config.check(source)?;
+        Ok(config)
+    }
+
+    fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        let day = Duration::from_secs(86_400);
+        let rotate = self.anonymize.rotate.get_ref().0;
+        if rotate < Duration::from_secs(60)
+            || rotate.subsec_nanos() != 0
+            || !day.as_secs().is_multiple_of(rotate.as_secs())
+        {
+            return Err(source.error(
+                self.anonymize.rotate.span(),
+                "anonymize.rotate must divide a day and last a minute at least: \"24h\", \"12h\", \"1h\", …",
+            ));
+        }
+        let prefix = *self.anonymize.ip6_prefix.get_ref();
+        if !(16..=128).contains(&prefix) {
+            return Err(source.error(
+                self.anonymize.ip6_prefix.span(),
+                format!("anonymize.ip6_prefix is {prefix}, expected 16 to 128"),
+            ));
+        }
+        if !(1..=1_000_000).contains(self.varnish.incomplete_limit.get_ref()) {
+            return Err(
+                source.error(self.varnish.incomplete_limit.span(), "varnish.incomplete_limit must be 1 to 1000000")
+            );
+        }
+        if self.journal.max_bytes.get_ref().0 < 4 << 20 {
+            return Err(source.error(self.journal.max_bytes.span(), "journal.max_bytes must be \"4MiB\" at least"));
+        }
+        if self.kafka.bootstrap.get_ref().is_empty() {
+            return Err(
+                source.error(self.kafka.bootstrap.span(), "kafka.bootstrap is empty, expected [\"host:port\", …]")
+            );
+        }
+        self.check_streams(source)
+    }
+
+    fn check_streams(&self, source: &Source) -> Result<(), ConfigError> {
+        let streams = self.streams.get_ref();
+        if streams.is_empty() {
+            return Err(source.error(self.streams.span(), "there is no stream: at least one [[stream]] is needed"));
+        }
+        for (index, stream) in streams.iter().enumerate() {
+            let name = stream.name.get_ref();
+            if name.is_empty() || name.len() > 64 || !name.bytes().all(is_name_byte) {
+                return Err(
+                    source.error(stream.name.span(), "a stream's name has 1 to 64 letters, digits, `_`, `-` and `.`")
+                );
+            }
+            if streams[..index].iter().any(|other| other.name.get_ref() == name) {
+                return Err(source.error(stream.name.span(), format!("there are two streams named `{name}`")));
+            }
+            let topic = stream.topic.get_ref();
+            // Kafka's own rule: org.apache.kafka.common.internals.Topic.
+            if topic.is_empty()
+                || topic.len() > 249
+                || topic == "."
+                || topic == ".."
+                || !topic.bytes().all(is_name_byte)
+            {
+                return Err(
+                    source.error(stream.topic.span(), "a topic's name has 1 to 249 letters, digits, `_`, `-` and `.`")
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')
+}
+
+/// The machine's name as the kernel has it.
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "[kafka]\nbootstrap = [\"b:9092\"]\n[[stream]]\nname = \"w\"\ntopic = \"webrequest\"\nformat = \"webrequest\"\n";
+
+    fn error(text: &str) -> String {
+        let source = Source::from_text("k.toml", text);
+        Config::parse(&source).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn the_smallest_configuration_gets_the_defaults() {
+        let source = Source::from_text("k.toml", SMALLEST);
+        let config = Config::parse(&source).expect("it is complete");
+        assert!(!config.host.is_empty());
+        assert_eq!(config.anonymize.headers.len(), 4);
+        assert_eq!(config.streams.get_ref()[0].side, StreamSide::Client);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, place, what) in [
+            (format!("{SMALLEST}sample = 3\n"), "k.toml:7:1", "unknown field `sample`"),
+            (format!("{SMALLEST}[anonymize]\nrotate = \"7h\"\n"), "k.toml:8:10", "must divide a day"),
+            (format!("{SMALLEST}[anonymize]\nip = \"raw\"\n"), "k.toml:8:6", "unknown variant `raw`"),
+            (format!("{SMALLEST}[anonymize]\nip6_prefix = 8\n"), "k.toml:8:14", "expected 16 to 128"),
+            (format!("{SMALLEST}[[stream]]\nname = \"w\"\ntopic = \"t\"\n"), "k.toml:8:8", "two streams named `w`"),
+            (SMALLEST.replace("\"webrequest\"\nf", "\"web request\"\nf"), "k.toml:5:9", "topic's name"),
+            (SMALLEST.replace("[\"b:9092\"]", "[]"), "k.toml:2:13", "kafka.bootstrap is empty"),
+            ("x".to_owned(), "k.toml:1:2", ""),
+            (String::new(), "k.toml:1:1", "missing field `kafka`"),
+        ] {
+            let error = error(&text);
+            assert!(error.starts_with(place) && error.contains(what) && error.contains('^'), "{error}");
+        }
+    }
+}

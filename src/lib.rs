@@ -1,0 +1,24 @@
+//! Ships every request that Varnish serves to Kafka, with client IPs hashed before a line exists.
+//!
+//! ```text
+//!  log ──▶ transaction ──▶ pipeline (format, anonymize) ──▶ batch ──▶ ring ──▶ producer
+//!  records  by vxid         one line per stream              numbered  SPSC     librdkafka
+//! ```
+//!
+//! The modules follow that way, top to bottom. [`engine`] starts the threads that carry it. With the feature `edge`
+//! off, only what the Hadoop side shares is left: [`message`], [`config`] and [`logging`].
+
+pub mod config;
+#[cfg(feature = "logging")]
+pub mod logging;
+pub mod message;
+
+#[cfg(feature = "edge")]
+pub mod log;
+
+#[cfg(feature = "edge")]
+pub mod batch;
+#[cfg(feature = "edge")]
+pub mod counters;
+#[cfg(feature = "edge")]
+pub mod engine;

@@ -1,0 +1,249 @@
+//! varnishd's log: records, and the sources that they are read from.
+//!
+//! A [`LogSource`] hands out runs of whole records in the order of the log. It copies what it hands out into memory of
+//! its own before it believes any of it, skips the tags that nobody wants at the record header, and reports whatever
+//! broke the sequence as an [`Event`].
+
+mod tag;
+
+pub use tag::{Tag, TagSet};
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// The two generations of the log's format. They share the record's first word: tag in the top byte, payload length in
+/// bytes (with the terminating NUL) in the low 16 bits. Source: `vapi/vsl_int.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Up to Varnish 7.2: markers `VSLHEAD1` and `VSL\0`, two header words, a vxid of 30 bits, side in the top two.
+    One,
+    /// From Varnish 7.3 on: markers `VSLHEAD2` and `VSL2`, three header words, a vxid of 51 bits, side in bits 62, 63.
+    Two,
+}
+
+impl Layout {
+    /// The layout of the Varnish that the tag numbers were generated from.
+    pub const INSTALLED: Self = if kafkalog_ffi::layout::HEADER_WORDS == 2 { Self::One } else { Self::Two };
+
+    /// Words before a record's payload.
+    #[must_use]
+    pub const fn header_words(self) -> usize {
+        match self {
+            Self::One => 2,
+            Self::Two => 3,
+        }
+    }
+}
+
+/// Which side of varnishd a transaction is on: the client marker or the backend marker of its vxid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Neither: the record belongs to no transaction (`CLI`, `WorkThread`, …).
+    None,
+    /// Sessions and the requests in them.
+    Client,
+    /// Requests to backends.
+    Backend,
+}
+
+/// One record of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What kind of record.
+    pub tag: Tag,
+    /// The transaction, without the side's marker bits; 0 for none.
+    pub vxid: u64,
+    /// The side that the marker bits tell.
+    pub side: Side,
+    /// The payload as it is in the log, with its terminating NUL where the tag has one.
+    pub payload: &'a [u8],
+}
+
+/// A run of whole records in one layout. Iterating skips what is not in the wanted set, and batch headers.
+#[derive(Debug, Clone)]
+pub struct Records<'a> {
+    words: &'a [u32],
+    layout: Layout,
+    wanted: &'a TagSet,
+}
+
+impl<'a> Records<'a> {
+    /// The records in `words`, of which only those in `wanted` are handed out. A last record that is not whole ends the
+    /// run: that is a source's defect, and costs nothing but that record.
+    #[must_use]
+    pub fn new(words: &'a [u32], layout: Layout, wanted: &'a TagSet) -> Self {
+        Self { words, layout, wanted }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Record<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Record<'a>> {
+        loop {
+            let first = *self.words.first()?;
+            let tag = Tag::from_header(first);
+            let header = self.layout.header_words();
+            if tag == Tag::BATCH {
+                // The length of a batch stands in its second word and counts the records behind it, which are read as
+                // records.
+                self.words = self.words.get(header..)?;
+                continue;
+            }
+            let length = (first & 0xffff) as usize;
+            let end = header + length.div_ceil(4);
+            if self.words.len() < end {
+                self.words = &[];
+                return None;
+            }
+            let (record, rest) = self.words.split_at(end);
+            self.words = rest;
+            if !self.wanted.contains(tag) {
+                continue;
+            }
+            let (vxid, side) = match self.layout {
+                Layout::One => (u64::from(record[1] & 0x3fff_ffff), record[1] >> 30),
+                Layout::Two => {
+                    let id = u64::from(record[1]) | u64::from(record[2]) << 32;
+                    (id & ((1 << 51) - 1), (id >> 62) as u32)
+                }
+            };
+            let side = match side {
+                1 => Side::Client,
+                2 => Side::Backend,
+                _ => Side::None,
+            };
+            return Some(Record { tag, vxid, side, payload: &bytes_of(&record[header..])[..length] });
+        }
+    }
+}
+
+/// The bytes of words, in memory order: that is how varnishd wrote them.
+#[allow(unsafe_code)]
+fn bytes_of(words: &[u32]) -> &[u8] {
+    // SAFETY: any initialised u32s are initialised bytes, u8 has no alignment, and the length is that of the slice.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+/// A place in the log in shared memory, between two records. Valid for one life of varnishd's child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The segment's running number, which wraps at 2³² as the log's own does.
+    pub segment: u32,
+    /// Words from the start of the log area.
+    pub offset: u32,
+}
+
+/// Something that broke the sequence of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// varnishd overwrote records before they were read. Reading goes on at the oldest segment that is still whole.
+    Overrun {
+        /// Segments (of 8) that were skipped, rounded up.
+        segments: u32,
+    },
+    /// varnishd's child has gone and all it wrote has been read.
+    Abandoned,
+    /// A new child's log has been found; reading goes on at its head.
+    Reacquired,
+}
+
+/// What a call of [`LogSource::read`] found.
+#[derive(Debug)]
+pub enum Read<'a> {
+    /// Records, in log order. The run may turn out to be empty once unwanted tags are skipped.
+    Records(Records<'a>),
+    /// Nothing new at the moment.
+    Idle,
+    /// The sequence broke.
+    Event(Event),
+    /// A recording's end. Live logs have none.
+    End,
+}
+
+/// Where log records come from.
+pub trait LogSource: Send {
+    /// Sets the tags to hand out; everything else may be skipped at the record header.
+    fn select(&mut self, tags: TagSet);
+
+    /// Hands out what comes next. Never blocks on a live log.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be read any further: a corrupt recording, a layout that is not known. What was read before
+    /// stays good.
+    fn read(&mut self) -> Result<Read<'_>, LogError>;
+
+    /// Where the next [`read`](Self::read) begins; `None` for sources that cannot be resumed.
+    fn position(&self) -> Option<Position> {
+        None
+    }
+}
+
+/// Where a live log is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Only what is written from now on.
+    Tail,
+    /// Everything that is still in the log.
+    Head,
+    /// From a position that an earlier reader of the same child noted.
+    At(Position),
+}
+
+/// Why a log cannot be opened or read any further.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// A file or directory could not be opened, mapped or read.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        /// What was being done: "opening", "mapping", "reading".
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no varnishd with this working directory, or its child has not started.
+    #[error("no varnishd is running in {path}: {reason} (varnishd -n, [varnish] name)")]
+    NotRunning {
+        /// varnishd's working directory.
+        path: PathBuf,
+        /// What was missing there.
+        reason: &'static str,
+    },
+    /// The marker at the start is of neither layout.
+    #[error("{path} is not a Varnish log that this program knows: it begins with {found:?}, expected {expected}")]
+    UnknownLayout {
+        /// The file.
+        path: PathBuf,
+        /// The marker, unprintable bytes escaped.
+        found: String,
+        /// The markers that are known.
+        expected: &'static str,
+    },
+    /// The other layout: its tags have other numbers than those that this program was built with.
+    #[error(
+        "{path} was written by a Varnish {written}, this program was built for Varnish {}: build it on a machine with that Varnish",
+        kafkalog_ffi::VARNISH_VERSION
+    )]
+    OtherGeneration {
+        /// The file.
+        path: PathBuf,
+        /// Which versions write that layout.
+        written: &'static str,
+    },
+    /// The recording is damaged.
+    #[error("{path} is damaged at byte {offset}: {reason}")]
+    Corrupt {
+        /// The recording.
+        path: PathBuf,
+        /// Where, in bytes from the start of the file.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+}

@@ -1,0 +1,147 @@
+//! Tags and sets of tags.
+
+use std::fmt;
+
+use kafkalog_ffi::tag::{self, number};
+
+/// What kind of record: `VSL_tag_e` of the installed Varnish.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(u8);
+
+macro_rules! tags {
+    ($($name:ident),+ $(,)?) => {
+        $(
+            #[doc = concat!("`kafkalog_ffi::tag::number::", stringify!($name), "`")]
+            pub const $name: Self = Self(number::$name);
+        )+
+    };
+}
+
+impl Tag {
+    tags! {
+        BACKEND_OPEN, BACKEND_START, BATCH, BEGIN, BEREQ_ACCT, BEREQ_HEADER, BEREQ_METHOD, BEREQ_PROTOCOL, BEREQ_URL,
+        BERESP_HEADER, BERESP_STATUS, END, HTTP_GARBAGE, LINK, PIPE_ACCT, PROXY, REQ_ACCT, REQ_HEADER, REQ_METHOD,
+        REQ_PROTOCOL, REQ_START, REQ_URL, RESP_HEADER, RESP_STATUS, SESS_OPEN, TIMESTAMP, VCL_CALL, VCL_LOG, VCL_RETURN,
+        VSL,
+    }
+
+    /// The tag in a record's first word.
+    #[inline]
+    #[must_use]
+    pub const fn from_header(word: u32) -> Self {
+        Self((word >> 24) as u8)
+    }
+
+    /// The tag with this number, known to the header or not.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
+    /// The number in a record's header.
+    #[inline]
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The tag of this name, upper or lower case; a prefix will do while it is the only one, as for varnishlog. `None`
+    /// where there is none, or more than one.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        let matches = |full: &str| {
+            full.len() >= name.len() && full.as_bytes()[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+        };
+        let mut found = None;
+        for row in tag::all().filter(|row| matches(row.name)) {
+            if row.name.len() == name.len() {
+                return Some(Self(row.number));
+            }
+            if found.replace(Self(row.number)).is_some() {
+                return None;
+            }
+        }
+        found
+    }
+
+    /// The name as varnishlog prints it; `None` for a number that the header does not have.
+    #[must_use]
+    pub fn name(self) -> Option<&'static str> {
+        tag::all().find(|row| row.number == self.0).map(|row| row.name)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "tag {}", self.0),
+        }
+    }
+}
+
+/// A set of tags: one bit for each number.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct TagSet([u64; 4]);
+
+impl TagSet {
+    /// No tag.
+    pub const EMPTY: Self = Self([0; 4]);
+    /// Every tag.
+    pub const ALL: Self = Self([u64::MAX; 4]);
+
+    /// Whether the tag is in the set.
+    #[inline]
+    #[must_use]
+    pub const fn contains(&self, tag: Tag) -> bool {
+        self.0[(tag.0 >> 6) as usize] & (1 << (tag.0 & 63)) != 0
+    }
+
+    /// Adds a tag.
+    pub const fn insert(&mut self, tag: Tag) {
+        self.0[(tag.0 >> 6) as usize] |= 1 << (tag.0 & 63);
+    }
+
+    /// The tags in the set, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = Tag> + '_ {
+        (0..=u8::MAX).map(Tag).filter(|tag| self.contains(*tag))
+    }
+}
+
+impl FromIterator<Tag> for TagSet {
+    fn from_iter<I: IntoIterator<Item = Tag>>(tags: I) -> Self {
+        let mut set = Self::EMPTY;
+        tags.into_iter().for_each(|tag| set.insert(tag));
+        set
+    }
+}
+
+impl fmt::Debug for TagSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_any_case_and_abbreviated_while_unique() {
+        assert_eq!(Tag::by_name("ReqURL"), Some(Tag::REQ_URL));
+        assert_eq!(Tag::by_name("requrl"), Some(Tag::REQ_URL));
+        assert_eq!(Tag::by_name("ReqU"), Some(Tag::REQ_URL));
+        assert_eq!(Tag::by_name("Req"), None, "ReqStart, ReqURL, …");
+        assert_eq!(Tag::by_name("Hit"), Tag::by_name("hit"), "a whole name wins over its longer neighbours");
+        assert_eq!(Tag::by_name("NoSuch"), None);
+        assert_eq!(Tag::REQ_URL.name(), Some("ReqURL"));
+    }
+
+    #[test]
+    fn a_set_holds_what_was_put_in() {
+        let set: TagSet = [Tag::BEGIN, Tag::END, Tag::BATCH].into_iter().collect();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [Tag::BEGIN, Tag::END, Tag::BATCH]);
+        assert!(!set.contains(Tag::REQ_URL));
+        assert!(TagSet::ALL.contains(Tag::REQ_URL));
+    }
+}

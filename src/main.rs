@@ -1,0 +1,2 @@
+//! The kafkalog program.
+fn main() {}
