@@ -130,7 +130,7 @@ mod tests {
     fn names_are_found_in_any_case_and_abbreviated_while_unique() {
         assert_eq!(Tag::by_name("ReqURL"), Some(Tag::REQ_URL));
         assert_eq!(Tag::by_name("requrl"), Some(Tag::REQ_URL));
-        assert_eq!(Tag::by_name("ReqU"), Some(Tag::REQ_URL));
+        assert_eq!(Tag::by_name("ReqUR"), Some(Tag::REQ_URL));
         assert_eq!(Tag::by_name("Req"), None, "ReqStart, ReqURL, …");
         assert_eq!(Tag::by_name("Hit"), Tag::by_name("hit"), "a whole name wins over its longer neighbours");
         assert_eq!(Tag::by_name("NoSuch"), None);
