@@ -101,8 +101,6 @@ pub struct Counters {
     pub transactions: Counter,
     /// Transactions rendered before their end: too many at a time, too long, too large, or cut by a break in the log.
     pub incomplete: Counter,
-    /// Ends of transactions whose begin was not seen: the log was entered or lost in between.
-    pub headless: Counter,
     /// Times that varnishd overwrote records before they were read.
     pub overruns: Counter,
     /// Segments of the log (eight make the whole) skipped by overruns.

@@ -17,8 +17,22 @@ pub mod message;
 pub mod log;
 
 #[cfg(feature = "edge")]
+pub mod transaction;
+
+#[cfg(feature = "edge")]
+pub mod anonymize;
+
+#[cfg(feature = "edge")]
+pub mod format;
+
+#[cfg(feature = "edge")]
+pub mod pipeline;
+
+#[cfg(feature = "edge")]
 pub mod batch;
+
 #[cfg(feature = "edge")]
 pub mod counters;
+
 #[cfg(feature = "edge")]
 pub mod engine;

@@ -116,7 +116,7 @@ impl Source {
         ConfigError::Invalid { path: self.path.clone(), line, column, message: message.into(), excerpt }
     }
 
-    /// A complaint about a place *inside* a string value, `offset` characters from its start: a format, say.
+    /// A complaint about a place *inside* a string value, `offset` bytes from its start: a format, say.
     ///
     /// Exact for strings that are written on one line without escapes; otherwise it points at the value's start.
     #[must_use]
@@ -133,7 +133,7 @@ impl Source {
         let literal = written.len() == value.len() + 2 * quote && written[quote..].starts_with(value);
         match literal {
             true => {
-                let start = span.start + quote + value.chars().take(offset).map(char::len_utf8).sum::<usize>();
+                let start = span.start + quote + offset.min(value.len());
                 self.error(start..start + 1, message)
             }
             false => self.error(span, message),

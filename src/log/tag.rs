@@ -64,6 +64,44 @@ impl Tag {
         found
     }
 
+    /// Whether payloads are binary, not text (`SLT_F_BINARY`).
+    #[must_use]
+    pub fn is_binary(self) -> bool {
+        self.flags() & tag::FLAG_BINARY != 0
+    }
+
+    /// Whether payloads can hold control characters (`SLT_F_UNSAFE`).
+    #[must_use]
+    pub fn is_unsafe(self) -> bool {
+        self.flags() & tag::FLAG_UNSAFE != 0
+    }
+
+    fn flags(self) -> u8 {
+        tag::all().find(|row| row.number == self.0).map_or(0, |row| row.flags)
+    }
+
+    /// Whether varnishd itself writes addresses into payloads of this tag, as words among others.
+    #[must_use]
+    pub fn may_hold_addresses(self) -> bool {
+        let tags = [
+            "SessOpen",
+            "SessError",
+            "ReqStart",
+            "Proxy",
+            "ProxyGarbage",
+            "HttpGarbage",
+            "BackendOpen",
+            "BackendStart",
+            "BackendReuse",
+            "BackendClose",
+            "Debug",
+            "Error",
+            "Notice",
+            "VCL_acl",
+        ];
+        self.name().is_some_and(|name| tags.contains(&name))
+    }
+
     /// The name as varnishlog prints it; `None` for a number that the header does not have.
     #[must_use]
     pub fn name(self) -> Option<&'static str> {

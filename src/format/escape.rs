@@ -1,0 +1,145 @@
+//! Escaping: what makes a value safe inside a line.
+
+/// How values are escaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// varnishncsa's default: `\"` `\\` `\n` `\r` `\t`, other bytes outside 0x20 to 0x7e as `\xHH`.
+    Hex,
+    /// The inside of a JSON string (RFC 8259), always valid UTF-8: what is not becomes U+FFFD.
+    Json,
+}
+
+impl Escape {
+    /// Appends a value.
+    #[inline]
+    pub fn append(self, value: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Hex => append_hex_quoted(value, out),
+            Self::Json => append_json(value, out),
+        }
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Appends a value as varnishncsa does without `-j`.
+pub fn append_hex_quoted(mut value: &[u8], out: &mut Vec<u8>) {
+    loop {
+        let plain = value.iter().position(|byte| !(0x20..=0x7e).contains(byte) || matches!(byte, b'"' | b'\\'));
+        let (run, rest) = value.split_at(plain.unwrap_or(value.len()));
+        out.extend_from_slice(run);
+        let Some((&byte, rest)) = rest.split_first() else { return };
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => out.extend_from_slice(&[b'\\', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
+        }
+        value = rest;
+    }
+}
+
+/// Appends a value as the inside of a JSON string.
+pub fn append_json(mut value: &[u8], out: &mut Vec<u8>) {
+    loop {
+        let (run, rest) = value.split_at(plain_run(value));
+        out.extend_from_slice(run);
+        let Some((&byte, after)) = rest.split_first() else { return };
+        value = after;
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x00..=0x1f => {
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            }
+            _ => value = append_characters(rest, out),
+        }
+    }
+}
+
+/// Bytes at the start that need no attention in JSON: ASCII, no control character, no `"`, no `\`.
+#[inline]
+fn plain_run(value: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let (words, _) = value.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // A byte's high bit is set where it is below 0x20, equal to `"` or `\`, or has it set itself. A borrow can set it
+        // in a byte above a match as well, but never below, and the lowest one is all that counts.
+        let below_space = word.wrapping_sub(ONES * 0x20);
+        let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+        let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+        let special = (((below_space | quote | backslash) & !word) | word) & HIGH;
+        if special != 0 {
+            return index * 8 + special.trailing_zeros() as usize / 8;
+        }
+    }
+    let done = words.len() * 8;
+    let is_special = |byte: &u8| *byte < 0x20 || *byte >= 0x80 || matches!(byte, b'"' | b'\\');
+    value[done..].iter().position(is_special).map_or(value.len(), |index| done + index)
+}
+
+/// Appends the characters beyond ASCII that the value starts with, and gives back what follows them.
+#[cold]
+fn append_characters<'a>(value: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+    let run = value.iter().position(u8::is_ascii).unwrap_or(value.len());
+    for chunk in value[..run].utf8_chunks() {
+        out.extend_from_slice(chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    &value[run..]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(value: &[u8]) -> String {
+        let mut out = Vec::new();
+        append_json(value, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn values_are_escaped() {
+        assert_eq!(json(b"plain /wiki/Main_Page?a=b&c=d"), "plain /wiki/Main_Page?a=b&c=d");
+        assert_eq!(json(b"\"\\\n\r\t\x01\x1f\x7f"), "\\\"\\\\\\n\\r\\t\\u0001\\u001f\x7f");
+        assert_eq!(json("gr\u{fc}n \u{1f980}".as_bytes()), "gr\u{fc}n \u{1f980}");
+        assert_eq!(json(b"a\xffb\xe2\x82"), "a\u{fffd}b\u{fffd}");
+        let mut out = Vec::new();
+        append_hex_quoted(b"a\"b\\c\n\r\t\x00\x7f\xc3\xbc", &mut out);
+        assert_eq!(out, b"a\\\"b\\\\c\\n\\r\\t\\x00\\x7f\\xc3\\xbc");
+    }
+
+    proptest! {
+        #[test]
+        fn json_reads_back(value: Vec<u8>, padding in 0_usize..9) {
+            let mut padded = vec![b'x'; padding];
+            padded.extend_from_slice(&value);
+            let read: String = serde_json::from_str(&format!("\"{}\"", json(&padded))).unwrap();
+            prop_assert_eq!(read, String::from_utf8_lossy(&padded));
+        }
+
+        #[test]
+        fn mostly_plain_json_reads_back(value in "[ -~\u{0}-\u{ff}]{0,40}") {
+            let read: String = serde_json::from_str(&format!("\"{}\"", json(value.as_bytes()))).unwrap();
+            prop_assert_eq!(read, value);
+        }
+
+        #[test]
+        fn quoted_text_is_printable_ascii(value: Vec<u8>) {
+            let mut out = Vec::new();
+            append_hex_quoted(&value, &mut out);
+            prop_assert!(out.iter().all(|byte| (0x20..=0x7e).contains(byte)));
+        }
+    }
+}

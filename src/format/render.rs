@@ -1,0 +1,256 @@
+//! Running a program over a transaction.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use super::compile::{Operation, Program, Unit};
+use super::{Escape, Timestamp};
+use crate::anonymize::{AddressHasher, Element, elements, parse};
+use crate::log::Side;
+use crate::transaction::{CaptureId, Transaction};
+
+/// What a line is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The request.
+    pub transaction: &'a Transaction,
+    /// The line's number in its stream.
+    pub sequence: u64,
+    /// When the request started, if the log says so.
+    pub start: Option<Timestamp>,
+    /// Hashes addresses. Without it, no address is shown.
+    pub hasher: Option<AddressHasher<'a>>,
+}
+
+impl Program {
+    /// Appends the line, without a line feed, and tells whether an address was hashed into it. Cannot fail: whatever the
+    /// log holds, the line is whole.
+    pub fn render(&mut self, context: &Context<'_>, out: &mut Vec<u8>) -> bool {
+        let escape = self.escape;
+        let transaction = context.transaction;
+        let mut hashed = false;
+        for operation in &self.operations {
+            match operation {
+                Operation::Literal(text) => out.extend_from_slice(text),
+                Operation::Sequence => append_number(context.sequence, out),
+                Operation::Vxid => append_number(transaction.vxid, out),
+                Operation::Side => out.push(if transaction.side == Side::Backend { b'b' } else { b'c' }),
+                Operation::Handling => out.extend_from_slice(transaction.handling.name().as_bytes()),
+                Operation::HitMiss => out.extend_from_slice(transaction.handling.hit_or_miss().as_bytes()),
+                Operation::SaltId { missing } => match &context.hasher {
+                    Some(hasher) => append_display(hasher.salt_id(), out),
+                    None => out.extend_from_slice(missing),
+                },
+                Operation::Value { capture, missing } => match transaction.value(*capture) {
+                    Some(value) => escape.append(value, out),
+                    None => out.extend_from_slice(missing),
+                },
+                Operation::Number { capture, missing } => {
+                    let number = transaction.value(*capture).filter(|value| is_json_number(value));
+                    out.extend_from_slice(number.unwrap_or(missing));
+                }
+                Operation::Address { capture, missing } => {
+                    let address = transaction.value(*capture).and_then(parse);
+                    match (address, &context.hasher) {
+                        (Some(address), Some(hasher)) => {
+                            hasher.append(address, out);
+                            hashed = true;
+                        }
+                        // A Unix-domain socket's `0.0.0.0` is an address; what is none is not shown.
+                        _ => out.extend_from_slice(missing),
+                    }
+                }
+                Operation::AddressList { capture, missing } => match (transaction.value(*capture), &context.hasher) {
+                    (Some(value), Some(hasher)) => hashed |= append_list(value, hasher, escape, out),
+                    _ => out.extend_from_slice(missing),
+                },
+                Operation::AddressWords { capture, missing } => match (transaction.value(*capture), &context.hasher) {
+                    (Some(value), Some(hasher)) => hashed |= append_words(value, hasher, escape, out),
+                    _ => out.extend_from_slice(missing),
+                },
+                Operation::Path { capture, missing } => match transaction.value(*capture) {
+                    Some(url) => escape.append(split_url(url).0, out),
+                    None => out.extend_from_slice(missing),
+                },
+                Operation::Query { capture, missing } => match transaction.value(*capture) {
+                    Some(url) => escape.append(split_url(url).1, out),
+                    None => out.extend_from_slice(missing),
+                },
+                Operation::Origin { capture, missing } => match transaction.value(*capture) {
+                    Some(host) => {
+                        if !host.starts_with(b"http://") {
+                            out.extend_from_slice(b"http://");
+                        }
+                        escape.append(host, out);
+                    }
+                    None => out.extend_from_slice(missing),
+                },
+                Operation::User { capture, missing } => {
+                    if !transaction.value(*capture).is_some_and(|value| append_user(value, escape, out)) {
+                        out.extend_from_slice(missing);
+                    }
+                }
+                Operation::Time { clock, end, missing } => {
+                    let time = match end {
+                        Some(end) => time_of(transaction, *end),
+                        None => context.start,
+                    };
+                    match time.and_then(|time| self.clocks[*clock].text(time)) {
+                        Some(text) => escape.append(text, out),
+                        None => out.extend_from_slice(missing),
+                    }
+                }
+                Operation::Start { unit, missing } => match context.start {
+                    Some(start) => append_time(start, *unit, out),
+                    None => out.extend_from_slice(missing),
+                },
+                Operation::Duration { end, unit, missing } => match context.start {
+                    Some(start) => append_duration(start, time_of(transaction, *end).unwrap_or(start), *unit, out),
+                    None => out.extend_from_slice(missing),
+                },
+            }
+        }
+        hashed
+    }
+}
+
+fn time_of(transaction: &Transaction, capture: CaptureId) -> Option<Timestamp> {
+    transaction.value(capture).and_then(Timestamp::parse)
+}
+
+/// A URL up to its `?`, and from there on.
+fn split_url(url: &[u8]) -> (&[u8], &[u8]) {
+    url.split_at(url.iter().position(|byte| *byte == b'?').unwrap_or(url.len()))
+}
+
+/// Whether a text is a number as JSON writes it (RFC 8259, section 6). `NaN` and numbers with leading zeros are not.
+pub(super) fn is_json_number(text: &[u8]) -> bool {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let whole = digits(text);
+    if whole == 0 || (whole > 1 && text[0] == b'0') {
+        return false;
+    }
+    let mut rest = &text[whole..];
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let count = digits(fraction);
+        if count == 0 {
+            return false;
+        }
+        rest = &fraction[count..];
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let exponent = exponent.strip_prefix(b"+").or_else(|| exponent.strip_prefix(b"-")).unwrap_or(exponent);
+        let count = digits(exponent);
+        if count == 0 {
+            return false;
+        }
+        rest = &exponent[count..];
+    }
+    rest.is_empty()
+}
+
+fn append_number(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+fn append_padded(number: u64, width: usize, out: &mut Vec<u8>) {
+    let mut divisor = 10_u64.pow(width as u32 - 1);
+    while divisor > 0 {
+        out.push(b'0' + (number / divisor % 10) as u8);
+        divisor /= 10;
+    }
+}
+
+fn append_display(value: impl std::fmt::Display, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    // A `Vec` takes whatever is written to it.
+    let _ = write!(out, "{value}");
+}
+
+fn append_time(time: Timestamp, unit: Unit, out: &mut Vec<u8>) {
+    let micros = time.microseconds();
+    match unit {
+        Unit::Seconds => append_number(micros / 1_000_000, out),
+        Unit::Milliseconds => append_number(micros / 1000, out),
+        Unit::Microseconds => append_number(micros, out),
+        Unit::MillisecondsFraction => append_padded(micros / 1000 % 1000, 3, out),
+        Unit::MicrosecondsFraction => append_padded(micros % 1_000_000, 6, out),
+    }
+}
+
+/// The difference as varnishncsa has it: of floating-point seconds, cut to whole units.
+fn append_duration(start: Timestamp, end: Timestamp, unit: Unit, out: &mut Vec<u8>) {
+    let seconds = |time: Timestamp| time.microseconds() as f64 / 1e6;
+    let factor = match unit {
+        Unit::Milliseconds => 1e3,
+        Unit::Microseconds => 1e6,
+        _ => 1.0,
+    };
+    let difference = ((seconds(end) - seconds(start)) * factor) as i64;
+    if difference < 0 {
+        out.push(b'-');
+    }
+    append_number(difference.unsigned_abs(), out);
+}
+
+fn append_list(value: &[u8], hasher: &AddressHasher<'_>, escape: Escape, out: &mut Vec<u8>) -> bool {
+    let mut hashed = false;
+    for element in elements(value) {
+        match element {
+            Element::Address(address) => {
+                hasher.append(address, out);
+                hashed = true;
+            }
+            Element::Text(text) => escape.append(text, out),
+            Element::Invalid => out.extend_from_slice(b"invalid"),
+        }
+    }
+    hashed
+}
+
+fn append_words(value: &[u8], hasher: &AddressHasher<'_>, escape: Escape, out: &mut Vec<u8>) -> bool {
+    let mut hashed = false;
+    for (index, word) in value.split(|byte| *byte == b' ').enumerate() {
+        if index > 0 {
+            out.push(b' ');
+        }
+        match parse(word) {
+            Some(address) => {
+                hasher.append(address, out);
+                hashed = true;
+            }
+            None => escape.append(word, out),
+        }
+    }
+    hashed
+}
+
+/// The user of `Basic <base64 of user:password>`; `false`, with nothing appended, if it is not that. The password is
+/// never shown.
+fn append_user(value: &[u8], escape: Escape, out: &mut Vec<u8>) -> bool {
+    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true);
+    const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+    let Some((scheme, encoded)) = value.split_at_checked(6) else { return false };
+    let mut decoded = [0; 1024];
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return false;
+    }
+    let Ok(length) = BASE64.decode_slice(encoded.trim_ascii(), &mut decoded) else { return false };
+    let user = decoded[..length].split(|byte| matches!(*byte, b':' | 0)).next().unwrap_or_default();
+    escape.append(user, out);
+    true
+}
