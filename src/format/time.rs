@@ -79,7 +79,7 @@ impl Clock {
     /// A clock for this format, which stands at `offset` in the notation.
     pub(super) fn new(format: &str, zone: TimeZone, offset: usize) -> Result<Self, FormatError> {
         // Showing a time is lenient; this is the strict form of the same.
-        match jiff::fmt::strtime::format(format, jiff::Timestamp::UNIX_EPOCH.to_zoned(zone.clone())) {
+        match jiff::fmt::strtime::format(format, &jiff::Timestamp::UNIX_EPOCH.to_zoned(zone.clone())) {
             Ok(_) => Ok(Self { format: format.to_owned(), zone, second: None, text: String::new() }),
             Err(error) => Err(FormatError::new(
                 offset,
