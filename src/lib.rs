@@ -35,4 +35,10 @@ pub mod batch;
 pub mod counters;
 
 #[cfg(feature = "edge")]
+pub mod producer;
+
+#[cfg(feature = "edge")]
 pub mod engine;
+
+#[cfg(feature = "edge")]
+mod fault;

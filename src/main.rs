@@ -1,2 +1,9 @@
-//! The kafkalog program.
-fn main() {}
+//! The `kafkalog` program: the daemon and its tools.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -93,6 +93,12 @@ impl Pipeline {
         self.assembler.oldest_position()
     }
 
+    /// Transactions that have begun and not ended.
+    #[must_use]
+    pub fn open_transactions(&self) -> usize {
+        self.assembler.open()
+    }
+
     /// Takes a run of records that begins at `position`.
     pub fn feed(
         &mut self,

@@ -183,6 +183,20 @@ pub trait LogSource: Send {
     }
 }
 
+impl LogSource for Box<dyn LogSource> {
+    fn select(&mut self, tags: TagSet) {
+        (**self).select(tags);
+    }
+
+    fn read(&mut self) -> Result<Read<'_>, LogError> {
+        (**self).read()
+    }
+
+    fn position(&self) -> Option<Position> {
+        (**self).position()
+    }
+}
+
 /// Where a live log is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {

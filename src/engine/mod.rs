@@ -1,0 +1,269 @@
+//! The engine: the threads that carry lines from the log to Kafka, and their life.
+
+mod control;
+mod outbox;
+mod reader;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use self::control::Control;
+use self::outbox::Outbox;
+use self::reader::Reader;
+use crate::config::{Config, ConfigError, Source};
+use crate::counters::Counters;
+use crate::fault::Fault;
+use crate::log::{LiveLog, LogError, LogSource, Position, Start};
+use crate::message::Boot;
+use crate::pipeline::Pipeline;
+use crate::producer::{self, Producer, ProducerError};
+
+/// A configuration that has been read, checked and compiled: everything that bad input can break is behind it.
+#[derive(Debug)]
+pub struct Setup {
+    source: Source,
+    config: Config,
+}
+
+impl Setup {
+    /// Reads the configuration and compiles its formats.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with file, line, column and a caret at the first thing that is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let (source, config) = Config::load(path)?;
+        let setup = Self { source, config };
+        setup.pipeline()?;
+        Ok(setup)
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether both were read from the same text.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.source.text() == other.source.text()
+    }
+
+    /// A pipeline of these streams, whose numbers start at 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load), and never for a loaded one unless the system has run out of random numbers.
+    pub fn pipeline(&self) -> Result<Pipeline, ConfigError> {
+        Pipeline::compile(&self.config, &self.source)
+    }
+}
+
+/// Where one reader of a log stopped, so that the next one neither misses nor repeats a transaction.
+///
+/// Every transaction that ended before `until` has been taken. Those that were unfinished then began at `from` or later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandOver {
+    /// Where the oldest unfinished transaction began; `until` when there was none.
+    pub from: Position,
+    /// Where reading stopped.
+    pub until: Position,
+}
+
+/// What an engine inside varnishd reads: always natively, since a failed assertion in libvarnishapi would end the cache.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// The log of the varnishd with this working directory.
+    Live {
+        /// varnishd's working directory.
+        directory: PathBuf,
+        /// Where to begin.
+        start: Start,
+    },
+    /// The log of the same child, where another engine left it.
+    Continued {
+        /// varnishd's working directory.
+        directory: PathBuf,
+        /// Where that engine stopped.
+        hand_over: HandOver,
+    },
+}
+
+/// An engine that cannot start.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The configuration does not hold any more.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// librdkafka refused a property or could not start.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    /// The system gave no thread.
+    #[error("starting a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// How often waiting looks again.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Lines that have been waiting this long without a single acknowledgement mean that Kafka does not take them.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// The running threads. Dropping an engine leaves them running; [`finish`](Self::finish) ends them.
+#[derive(Debug)]
+pub struct Engine {
+    counters: Arc<Counters>,
+    control: Arc<Control>,
+    producer_stop: Arc<producer::Stop>,
+    threads: Vec<JoinHandle<()>>,
+    progress: Mutex<(u64, Instant)>,
+}
+
+impl Engine {
+    /// Attaches to the log, then starts the threads: once this returns, no request is missed.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]; nothing is left running then.
+    pub fn start(setup: &Setup, origin: &Origin) -> Result<Self, EngineError> {
+        let (source, taken_until) = match origin {
+            Origin::Live { directory, start } => (LiveLog::attach(directory, *start)?, None),
+            Origin::Continued { directory, hand_over: HandOver { from, until } } => {
+                (LiveLog::resume(directory, *from, *until)?, Some(*until))
+            }
+        };
+        Self::with_source(setup, source, taken_until)
+    }
+
+    /// Starts the threads on a log that has been opened. Transactions that end before `taken_until` are not rendered.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]; nothing is left running then.
+    pub fn with_source(
+        setup: &Setup,
+        mut source: impl LogSource + 'static,
+        taken_until: Option<Position>,
+    ) -> Result<Self, EngineError> {
+        let config = setup.config();
+        let streams = config.streams.get_ref();
+        let counters = Arc::new(Counters::new(streams.len()));
+        let pipeline = setup.pipeline()?;
+        source.select(pipeline.tags());
+
+        let topics = streams.iter().map(|stream| (stream.name.get_ref().clone(), stream.topic.get_ref().clone()));
+        let budget = config.journal.max_bytes.get_ref().0;
+        let (outlet, inlet) = producer::channel(budget, Arc::clone(&counters));
+        let mut producer =
+            Producer::new(&config.kafka, &config.host, Boot::begin(), topics.collect(), Arc::clone(&counters), inlet)?;
+
+        let control = Arc::new(Control::default());
+        let mut reader = Reader {
+            source,
+            pipeline,
+            outbox: Outbox::new(outlet, streams.len()),
+            counters: Arc::clone(&counters),
+            control: Arc::clone(&control),
+            taken_until,
+            fault: Fault::from_environment(),
+        };
+        let producer_stop = Arc::new(producer::Stop::default());
+        let stop = Arc::clone(&producer_stop);
+        // Names are cut at 15 bytes by the kernel.
+        let producer = thread::Builder::new().name("kafkalog-send".into()).spawn(move || producer.run(&stop))?;
+        let reader = match thread::Builder::new().name("kafkalog-read".into()).spawn(move || reader.run()) {
+            Ok(reader) => reader,
+            Err(error) => {
+                producer_stop.ask(Instant::now());
+                return Err(error.into());
+            }
+        };
+        let threads = vec![reader, producer];
+        Ok(Self { counters, control, producer_stop, threads, progress: Mutex::new((0, Instant::now())) })
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Whether lines are being acknowledged, or there is nothing to send: `false` once lines have waited for half a
+    /// minute without one being acknowledged.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        let acknowledged = self.counters.streams.iter().map(|stream| stream.acknowledged.get()).sum();
+        let mut progress = self.progress.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.counters.outstanding() == 0 || progress.0 != acknowledged {
+            *progress = (acknowledged, Instant::now());
+        }
+        progress.1.elapsed() < STALLED
+    }
+
+    /// Waits until everything that is in the log has been read and acknowledged, at the most for `limit`. Reading goes
+    /// on meanwhile and afterwards: nothing is torn down. Safe in an `atexit` handler.
+    ///
+    /// Returns whether nothing is outstanding.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let drain = self.control.ask_drain();
+        let done = || {
+            (self.control.drained() >= drain || self.control.stopped()) && self.counters.outstanding() == 0
+        };
+        wait(deadline, done)
+    }
+
+    /// Stops reading and tells where. Lines that were read go on to Kafka; [`finish`](Self::finish) waits for them.
+    /// A second call returns the same place. `None` when the log has no positions, or the reader does not answer.
+    pub fn hand_over(&self) -> Option<HandOver> {
+        self.control.ask_hand_over();
+        wait(Instant::now() + Duration::from_secs(2), || self.control.stopped());
+        self.control.stopped_at()
+    }
+
+    /// Whether reading has ended: a recording's end, an error in it, or because it was told to.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.control.stopped()
+    }
+
+    /// The error that ended the reading of a recording, if one did.
+    pub fn take_failure(&mut self) -> Option<LogError> {
+        self.control.take_failure()
+    }
+
+    /// Stops reading, waits for acknowledgements at the most for `limit`, and ends the threads. Lines that are still
+    /// not acknowledged are counted as lost. Returns whether there were none.
+    pub fn finish(self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        self.control.ask_end();
+        wait(deadline, || self.control.stopped());
+        self.producer_stop.ask(deadline);
+        for thread in self.threads {
+            // Both threads catch their panics.
+            let _ = thread.join();
+        }
+        self.counters.streams.iter().all(|stream| stream.lost(crate::counters::LossCause::Shutdown) == 0)
+    }
+}
+
+/// Waits for a condition; `false` if the deadline came first.
+fn wait(deadline: Instant, done: impl Fn() -> bool) -> bool {
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+}
