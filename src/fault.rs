@@ -3,7 +3,7 @@
 /// Panics where and when the environment variable `KAFKALOG_FAULT` says: `reader:3,producer:1` panics at the third run of
 /// records in the reader and at the first batch in the producer.
 #[derive(Debug, Default)]
-pub struct Fault {
+pub(crate) struct Fault {
     #[cfg(feature = "fault-injection")]
     due: std::sync::Mutex<Vec<(String, u64)>>,
 }
@@ -11,7 +11,7 @@ pub struct Fault {
 impl Fault {
     /// The faults that the environment asks for.
     #[must_use]
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         #[cfg(feature = "fault-injection")]
         {
             let wish = std::env::var("KAFKALOG_FAULT").unwrap_or_default();
@@ -27,7 +27,7 @@ impl Fault {
 
     /// Panics if a fault is due at this place.
     #[inline]
-    pub fn hit(&self, place: &str) {
+    pub(crate) fn hit(&self, place: &str) {
         #[cfg(feature = "fault-injection")]
         {
             let mut due = self.due.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

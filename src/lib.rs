@@ -38,7 +38,4 @@ pub mod counters;
 pub mod producer;
 
 #[cfg(feature = "edge")]
-pub mod engine;
-
-#[cfg(feature = "edge")]
 mod fault;

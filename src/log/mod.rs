@@ -4,8 +4,14 @@
 //! its own before it believes any of it, skips the tags that nobody wants at the record header, and reports whatever
 //! broke the sequence as an [`Event`].
 
+mod area;
+mod index;
+mod recording;
+mod shared;
 mod tag;
 
+pub use recording::Recording;
+pub use shared::LiveLog;
 pub use tag::{Tag, TagSet};
 
 use std::io;
@@ -128,6 +134,13 @@ fn bytes_of(words: &[u32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
+/// The same, to read into.
+#[allow(unsafe_code)]
+fn bytes_of_mut(words: &mut [u32]) -> &mut [u8] {
+    // SAFETY: as above, and every pattern of bytes is a valid u32.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}
+
 /// A place in the log in shared memory, between two records. Valid for one life of varnishd's child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -230,7 +243,7 @@ pub enum LogError {
         reason: &'static str,
     },
     /// The marker at the start is of neither layout.
-    #[error("{path} is not a Varnish log that this program knows: it begins with {found:?}, expected {expected}")]
+    #[error("{path} is not a Varnish log that this program knows: it begins with `{found}`, expected {expected}")]
     UnknownLayout {
         /// The file.
         path: PathBuf,

@@ -1,0 +1,284 @@
+//! Recorded logs: files made by `varnishlog -w`, and standard input.
+//!
+//! A recording is a marker of four bytes and then records as they are in the log, batch headers left out. It is read, not
+//! mapped: a file that is cut short under a mapping ends the process.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::{Layout, LogError, LogSource, Read, Records, Tag, TagSet};
+
+/// Words that are read at a time; grows for a record that does not fit, which none does with varnishd's limits.
+const BUFFER: usize = 256 << 10;
+
+/// A recorded log.
+pub struct Recording {
+    path: PathBuf,
+    input: Box<dyn io::Read + Send>,
+    layout: Layout,
+    wanted: TagSet,
+    words: Vec<u32>,
+    /// Bytes in `words` that have been read from the input.
+    filled: usize,
+    /// Words that have been handed out.
+    taken: usize,
+    /// Bytes of the recording before `words`.
+    base: u64,
+    /// What is wrong behind the last whole record, to be told once that has been handed out.
+    failure: Option<LogError>,
+    ended: bool,
+}
+
+impl Recording {
+    /// Opens a recording; `-` is standard input.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened, is no recording, or comes from a Varnish whose tags have other numbers.
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        let input: Box<dyn io::Read + Send> = if path == Path::new("-") {
+            Box::new(io::stdin())
+        } else {
+            let file =
+                File::open(path).map_err(|source| LogError::Io { doing: "opening", path: path.to_owned(), source })?;
+            Box::new(file)
+        };
+        let recording = Self::from_input(input, path)?;
+        if recording.layout != Layout::INSTALLED {
+            let written = match recording.layout {
+                Layout::One => "of up to 7.2",
+                Layout::Two => "from 7.3 on",
+            };
+            return Err(LogError::OtherGeneration { path: path.to_owned(), written });
+        }
+        Ok(recording)
+    }
+
+    /// A recording in either layout from any input; `path` names it in errors.
+    ///
+    /// # Errors
+    ///
+    /// When the input cannot be read or does not begin with a recording's marker.
+    pub fn from_input(mut input: Box<dyn io::Read + Send>, path: &Path) -> Result<Self, LogError> {
+        let mut marker = Vec::new();
+        input.by_ref().take(4).read_to_end(&mut marker).map_err(|source| LogError::Io {
+            doing: "reading",
+            path: path.to_owned(),
+            source,
+        })?;
+        let layout = match marker.as_slice() {
+            b"VSL\0" => Layout::One,
+            b"VSL2" => Layout::Two,
+            other => {
+                return Err(LogError::UnknownLayout {
+                    path: path.to_owned(),
+                    found: other.escape_ascii().to_string(),
+                    expected: "`VSL\\0` or `VSL2`, as varnishlog -w writes",
+                });
+            }
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            input,
+            layout,
+            wanted: TagSet::ALL,
+            words: vec![0; BUFFER],
+            filled: 0,
+            taken: 0,
+            base: 4,
+            failure: None,
+            ended: false,
+        })
+    }
+
+    /// Drops what was handed out and fills the buffer up. Returns how many words are there.
+    fn fill(&mut self) -> io::Result<usize> {
+        let left = self.filled.div_ceil(4) - self.taken;
+        self.words.copy_within(self.taken..self.taken + left, 0);
+        self.base += 4 * self.taken as u64;
+        self.filled -= 4 * self.taken;
+        self.taken = 0;
+        if left == self.words.len() {
+            self.words.resize(2 * left, 0);
+        }
+        let bytes = super::bytes_of_mut(&mut self.words);
+        while !self.ended && self.filled < bytes.len() {
+            match self.input.read(&mut bytes[self.filled..]) {
+                Ok(0) => self.ended = true,
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.filled / 4)
+    }
+
+    /// Words of the whole records at the start of the buffer, and what is wrong with the record behind them, if it is.
+    fn whole_records(&self, words: usize) -> (usize, Option<String>) {
+        let header = self.layout.header_words();
+        let words = &self.words[..words];
+        let mut end = 0;
+        while let Some(&first) = words.get(end) {
+            let tag = Tag::from_header(first);
+            if tag == Tag::from_number(0) || tag == Tag::RESERVED {
+                return (end, Some(format!("expected a record, found {first:#010x}")));
+            }
+            let next = end + header + ((first & 0xffff) as usize).div_ceil(4);
+            if next > words.len() {
+                break;
+            }
+            end = next;
+        }
+        let rest = self.filled - 4 * end;
+        let cut = self.ended && rest > 0;
+        (end, cut.then(|| format!("the file ends inside a record, {rest} bytes after its start")))
+    }
+}
+
+impl LogSource for Recording {
+    fn select(&mut self, tags: TagSet) {
+        self.wanted = tags;
+    }
+
+    fn read(&mut self) -> Result<Read<'_>, LogError> {
+        if let Some(failure) = self.failure.take() {
+            self.ended = true;
+            self.filled = 4 * self.taken;
+            return Err(failure);
+        }
+        let words = match self.fill() {
+            Ok(words) => words,
+            Err(source) => return Err(LogError::Io { doing: "reading", path: self.path.clone(), source }),
+        };
+        let (whole, wrong) = self.whole_records(words);
+        self.taken = whole;
+        if let Some(reason) = wrong {
+            let corrupt = LogError::Corrupt { path: self.path.clone(), offset: self.base + 4 * whole as u64, reason };
+            if whole == 0 {
+                self.ended = true;
+                self.filled = 0;
+                return Err(corrupt);
+            }
+            self.failure = Some(corrupt);
+        }
+        match whole {
+            0 if self.ended => Ok(Read::End),
+            // One record is larger than the buffer, which has grown for the next call.
+            0 => Ok(Read::Idle),
+            _ => Ok(Read::Records(Records::new(&self.words[..whole], self.layout, &self.wanted))),
+        }
+    }
+}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recording").field("path", &self.path).field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Hands out a few bytes at a time, as a pipe does.
+    struct Drip(Vec<u8>, usize);
+
+    impl io::Read for Drip {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.1.min(self.0.len()).min(buffer.len());
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0.drain(..count);
+            Ok(count)
+        }
+    }
+
+    fn file(layout: Layout, records: &[(u8, u64, Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = match layout {
+            Layout::One => b"VSL\0".to_vec(),
+            Layout::Two => b"VSL2".to_vec(),
+        };
+        for (tag, vxid, payload) in records {
+            bytes.extend((u32::from(*tag) << 24 | payload.len() as u32).to_ne_bytes());
+            match layout {
+                Layout::One => bytes.extend((*vxid as u32 | 1 << 30).to_ne_bytes()),
+                Layout::Two => bytes.extend((*vxid | 1 << 62).to_ne_bytes()),
+            }
+            bytes.extend(payload);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+
+    type Owned = (u8, u64, Vec<u8>);
+
+    fn read_all(bytes: Vec<u8>, drip: usize) -> (Vec<Owned>, Option<LogError>) {
+        let mut records = Vec::new();
+        let mut recording = match Recording::from_input(Box::new(Drip(bytes, drip)), Path::new("r")) {
+            Ok(recording) => recording,
+            Err(error) => return (records, Some(error)),
+        };
+        loop {
+            match recording.read() {
+                Ok(Read::Records(run)) => {
+                    records.extend(run.map(|record| (record.tag.number(), record.vxid, record.payload.to_vec())));
+                }
+                Ok(Read::End) => return (records, None),
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(matches!(recording.read(), Ok(Read::End)), "an error is told once");
+                    return (records, Some(error));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_recording_is_refused() {
+        let error = read_all(b"ELF\x7f....".to_vec(), 100).1.expect("no marker").to_string();
+        assert!(error.contains("ELF\\x7f"), "{error}");
+        assert!(read_all(Vec::new(), 100).1.is_some());
+    }
+
+    #[test]
+    fn damage_is_told_with_its_offset_after_all_that_is_whole() {
+        let records: Vec<Owned> = vec![(1, 2, b"ab\0".to_vec()), (3, 4, Vec::new())];
+        let whole = file(Layout::One, &records);
+        let mut cut = whole.clone();
+        cut.extend([1, 2, 3]);
+        let (read, error) = read_all(cut, 5);
+        assert_eq!(read, records);
+        assert!(matches!(error, Some(LogError::Corrupt { offset, .. }) if offset == whole.len() as u64), "{error:?}");
+        let mut zeroed = whole.clone();
+        zeroed.extend([0; 64]);
+        let (read, error) = read_all(zeroed, 500);
+        assert_eq!(read, records);
+        assert!(error.expect("zeros are no record").to_string().contains("at byte 24"));
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_read_back(
+            records in proptest::collection::vec((1_u8..=253, 0_u64..1 << 30, proptest::collection::vec(any::<u8>(), 0..40)), 0..50),
+            two: bool,
+            drip in 1_usize..300,
+            cut in 0_usize..2000,
+        ) {
+            let bytes = file(if two { Layout::Two } else { Layout::One }, &records);
+            let (read, error) = read_all(bytes.clone(), drip);
+            prop_assert!(error.is_none());
+            prop_assert_eq!(&read, &records);
+            let (read, _) = read_all(bytes[..cut.min(bytes.len())].to_vec(), drip);
+            prop_assert_eq!(&records[..read.len()], &read[..]);
+        }
+
+        #[test]
+        fn any_bytes_are_read_to_an_end(bytes: Vec<u8>, two: bool) {
+            let mut file = file(if two { Layout::Two } else { Layout::One }, &[]);
+            file.extend(bytes);
+            let _ = read_all(file, 7);
+        }
+    }
+}
