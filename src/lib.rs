@@ -34,8 +34,14 @@ pub mod batch;
 #[cfg(feature = "edge")]
 pub mod counters;
 
+#[cfg(any(feature = "edge", loom))]
+pub mod ring;
+
 #[cfg(feature = "edge")]
 pub mod producer;
+
+#[cfg(feature = "edge")]
+pub mod engine;
 
 #[cfg(feature = "edge")]
 mod fault;

@@ -10,7 +10,7 @@ use kafkalog::counters::Counters;
 use kafkalog::engine::{Engine, Setup};
 use kafkalog::log::{LogSource, Read, Recording};
 use kafkalog::message::SaltId;
-use kafkalog::pipeline::{Output, Pipeline};
+use kafkalog::pipeline::Output;
 
 /// How long Kafka may take for the last lines of a recording.
 const FINISH: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ impl Replay {
 
     fn to_kafka(&self, setup: &std::sync::Arc<Setup>, recording: Recording) -> anyhow::Result<()> {
         let stop = super::stop_flag()?;
-        let mut engine = Engine::with_source(setup, Box::new(recording), None).context("starting")?;
+        let mut engine = Engine::with_source(setup, recording, None).context("starting")?;
         while !engine.ended() && !stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -64,7 +64,8 @@ fn to_stdout(setup: &Setup, mut recording: Recording, stream: &str) -> anyhow::R
     })?;
     let mut pipeline = setup.pipeline()?;
     let counters = Counters::new(streams.len());
-    let mut output = Text { out: BufWriter::with_capacity(256 << 10, io::stdout().lock()), stream, line: Vec::new(), error: None };
+    let mut output =
+        Text { out: BufWriter::with_capacity(256 << 10, io::stdout().lock()), stream, line: Vec::new(), error: None };
     recording.select(pipeline.tags());
     let now = Instant::now();
     let result = loop {

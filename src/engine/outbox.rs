@@ -20,7 +20,15 @@ impl Outbox {
         Self { outlet, open: (0..streams).map(|_| None).collect() }
     }
 
-    /// Sends on what there is, however little.
+    /// Sends on what there is, however little, as long as Kafka keeps up. When it does not, batches are filled first: they
+    /// are what there is a fixed number of.
+    pub(super) fn flush_if_flowing(&mut self) {
+        if self.outlet.is_flowing() {
+            self.flush();
+        }
+    }
+
+    /// Sends on what there is.
     pub(super) fn flush(&mut self) {
         for batch in &mut self.open {
             match batch.take() {

@@ -110,10 +110,11 @@ impl<S: LogSource> Reader<S> {
 
     fn idle(&mut self, now: Instant, quiet_since: Instant) {
         self.pipeline.expire(now, &self.counters, &mut self.outbox);
-        self.outbox.flush();
+        self.outbox.flush_if_flowing();
         if let Some(drain) = self.control.open_drain()
             && (self.pipeline.open_transactions() == 0 || now.duration_since(quiet_since) >= QUIET)
         {
+            self.outbox.flush();
             self.control.answer_drain(drain);
         }
         thread::sleep(NAP);

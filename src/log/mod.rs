@@ -15,7 +15,7 @@ pub use shared::LiveLog;
 pub use tag::{Tag, TagSet};
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -219,6 +219,15 @@ pub enum Start {
     Head,
     /// From a position that an earlier reader of the same child noted.
     At(Position),
+}
+
+/// The log of the varnishd with this working directory, for a reader outside of varnishd.
+///
+/// # Errors
+///
+/// As [`LiveLog::attach`].
+pub fn open_live(directory: &Path, start: Start) -> Result<Box<dyn LogSource>, LogError> {
+    Ok(Box::new(LiveLog::attach(directory, start)?))
 }
 
 /// Why a log cannot be opened or read any further.

@@ -1,0 +1,340 @@
+//! The thin layer over librdkafka. All `unsafe` of the producer is here.
+//!
+//! librdkafka is called directly, not through the `rdkafka` crate's producers: messages are handed over without a copy, and
+//! delivery reports are taken by the broker's answer, not by the message.
+//!
+//! # Invariant
+//!
+//! A message's payload is not moved, changed or freed from [`Client::produce`] until its report has come, or until the
+//! [`Client`] has been dropped, which waits for librdkafka's threads.
+
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::fmt;
+use std::ptr;
+use std::time::Duration;
+
+use rdkafka::bindings as rd;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::ProducerError;
+
+/// A running librdkafka producer.
+pub(super) struct Client {
+    handle: *mut rd::rd_kafka_t,
+    events: *mut rd::rd_kafka_queue_t,
+    topics: Vec<*mut rd::rd_kafka_topic_t>,
+}
+
+// SAFETY: librdkafka's handles may be used from any thread.
+unsafe impl Send for Client {}
+
+/// A message's headers, owned until they are handed over.
+pub(super) struct Headers(*mut rd::rd_kafka_headers_t);
+
+/// What came of a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Report {
+    /// What [`Client::produce`] was told to name the message.
+    pub(super) token: usize,
+    /// `None`: acknowledged.
+    pub(super) error: Option<RDKafkaErrorCode>,
+}
+
+/// What librdkafka had to say.
+pub(super) enum Event {
+    /// Reports were handed to the callback.
+    Reports,
+    /// Something is wrong, of which librdkafka hopes to recover, unless it is fatal.
+    Error { code: RDKafkaErrorCode, text: String, fatal: bool },
+    /// Something else.
+    Other,
+}
+
+impl Client {
+    /// Starts librdkafka with these properties, for these topics.
+    pub(super) fn start(properties: &BTreeMap<String, String>, topics: &[String]) -> Result<Self, ProducerError> {
+        let conf = Conf::new(properties)?;
+        let mut text = [0; 512];
+        // SAFETY: `conf` is a valid configuration, which the call takes over if it succeeds; `text` is writable for its length.
+        let handle =
+            unsafe { rd::rd_kafka_new(rd::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf.0, text.as_mut_ptr(), text.len()) };
+        if handle.is_null() {
+            return Err(ProducerError::Start(message(&text)));
+        }
+        std::mem::forget(conf);
+        // SAFETY: `handle` is a valid producer.
+        let events = unsafe { rd::rd_kafka_queue_get_main(handle) };
+        let mut client = Self { handle, events, topics: Vec::new() };
+        for topic in topics {
+            let name = CString::new(topic.as_str()).map_err(|_| ProducerError::Topic(topic.clone()))?;
+            // SAFETY: `handle` is valid and `name` is a C string; without a configuration of its own the topic gets the default.
+            let topic_handle = unsafe { rd::rd_kafka_topic_new(handle, name.as_ptr(), ptr::null_mut()) };
+            if topic_handle.is_null() {
+                return Err(ProducerError::Topic(topic.clone()));
+            }
+            client.topics.push(topic_handle);
+        }
+        Ok(client)
+    }
+
+    /// Hands over a message. `payload` must stay as it is until its report comes: see the module's invariant.
+    #[inline]
+    pub(super) fn produce(
+        &self,
+        topic: usize,
+        partition: u32,
+        timestamp: i64,
+        token: usize,
+        payload: &[u8],
+        headers: Headers,
+    ) -> Result<(), RDKafkaErrorCode> {
+        use rd::rd_kafka_vtype_t as kind;
+        let value = |vtype, u| rd::rd_kafka_vu_t { vtype, u };
+        let arguments = [
+            value(kind::RD_KAFKA_VTYPE_RKT, rd::rd_kafka_vu_s__bindgen_ty_1 { rkt: self.topics[topic] }),
+            value(
+                kind::RD_KAFKA_VTYPE_PARTITION,
+                rd::rd_kafka_vu_s__bindgen_ty_1 { i32_: i32::try_from(partition).unwrap_or(i32::MAX) },
+            ),
+            value(
+                kind::RD_KAFKA_VTYPE_VALUE,
+                rd::rd_kafka_vu_s__bindgen_ty_1 {
+                    mem: rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+                        ptr: payload.as_ptr().cast_mut().cast(),
+                        size: payload.len(),
+                    },
+                },
+            ),
+            value(kind::RD_KAFKA_VTYPE_TIMESTAMP, rd::rd_kafka_vu_s__bindgen_ty_1 { i64_: timestamp }),
+            value(
+                kind::RD_KAFKA_VTYPE_OPAQUE,
+                rd::rd_kafka_vu_s__bindgen_ty_1 { ptr: ptr::without_provenance_mut(token) },
+            ),
+            // Neither copied nor freed by librdkafka.
+            value(kind::RD_KAFKA_VTYPE_MSGFLAGS, rd::rd_kafka_vu_s__bindgen_ty_1 { i: 0 }),
+            value(kind::RD_KAFKA_VTYPE_HEADERS, rd::rd_kafka_vu_s__bindgen_ty_1 { headers: headers.0 }),
+        ];
+        // SAFETY: the arguments are of the types that their tags name; the topic belongs to this handle; the payload stays
+        // by the module's invariant, and librdkafka does not write to it. The headers are taken over on success only.
+        let error = unsafe { rd::rd_kafka_produceva(self.handle, arguments.as_ptr(), arguments.len()) };
+        if error.is_null() {
+            std::mem::forget(headers);
+            return Ok(());
+        }
+        // SAFETY: `error` is a valid error that belongs to this side.
+        let code = unsafe {
+            let code = rd::rd_kafka_error_code(error);
+            rd::rd_kafka_error_destroy(error);
+            code
+        };
+        Err(code.into())
+    }
+
+    /// Waits for something to happen, at the most for `timeout`, and gives the reports of one broker's answer. `None` when
+    /// nothing happened.
+    pub(super) fn poll(&self, timeout: Duration, mut report: impl FnMut(Report)) -> Option<Event> {
+        let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the queue is valid as long as `self`.
+        let event = unsafe { rd::rd_kafka_queue_poll(self.events, timeout) };
+        if event.is_null() {
+            return None;
+        }
+        let event = OwnedEvent(event);
+        // SAFETY: the event is valid until it is dropped.
+        match unsafe { rd::rd_kafka_event_type(event.0) } {
+            rd::RD_KAFKA_EVENT_DR => {
+                // SAFETY: the event is a delivery report; a message that it gives is valid until the next call.
+                while let Some(message) = unsafe { rd::rd_kafka_event_message_next(event.0).as_ref() } {
+                    let error = match message.err {
+                        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => None,
+                        error => Some(error.into()),
+                    };
+                    report(Report { token: message._private.addr(), error });
+                }
+                Some(Event::Reports)
+            }
+            rd::RD_KAFKA_EVENT_ERROR => {
+                // SAFETY: the event is an error; its text is a C string that lives as long as it.
+                let (code, text) = unsafe {
+                    (rd::rd_kafka_event_error(event.0), CStr::from_ptr(rd::rd_kafka_event_error_string(event.0)))
+                };
+                let fatal = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__FATAL;
+                Some(Event::Error { code: code.into(), text: text.to_string_lossy().into_owned(), fatal })
+            }
+            _ => Some(Event::Other),
+        }
+    }
+
+    /// Asks the cluster for a topic's partitions, at the most for `timeout`.
+    pub(super) fn partitions(&self, topic: usize, timeout: Duration) -> Result<u32, RDKafkaErrorCode> {
+        let mut metadata = ptr::null();
+        let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: handle and topic are valid, and the pointer to fill is.
+        let code = unsafe { rd::rd_kafka_metadata(self.handle, 0, self.topics[topic], &raw mut metadata, timeout) };
+        if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(code.into());
+        }
+        // SAFETY: on success the metadata is valid until it is destroyed, and `topics` holds `topic_cnt` entries.
+        unsafe {
+            let topics = match (*metadata).topic_cnt {
+                1.. => std::slice::from_raw_parts((*metadata).topics, (*metadata).topic_cnt as usize),
+                _ => &[],
+            };
+            let result = match topics.first() {
+                Some(topic) if topic.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Err(topic.err.into()),
+                Some(topic) if topic.partition_cnt > 0 => Ok(topic.partition_cnt.unsigned_abs()),
+                _ => Err(RDKafkaErrorCode::UnknownTopicOrPartition),
+            };
+            rd::rd_kafka_metadata_destroy(metadata);
+            result
+        }
+    }
+
+    /// Takes back every message that has not been acknowledged; their reports come as errors.
+    pub(super) fn purge(&self) {
+        let flags = rd::RD_KAFKA_PURGE_F_QUEUE | rd::RD_KAFKA_PURGE_F_INFLIGHT;
+        // SAFETY: the handle is valid.
+        unsafe { rd::rd_kafka_purge(self.handle, flags) };
+    }
+
+    /// Messages and reports that librdkafka holds.
+    pub(super) fn outstanding(&self) -> usize {
+        // SAFETY: the handle is valid.
+        unsafe { rd::rd_kafka_outq_len(self.handle) }.unsigned_abs() as usize
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Nothing may keep the payloads: what is still there is given up before librdkafka's threads are waited for.
+        self.purge();
+        // SAFETY: everything was made by `start`, belongs to this value alone, and is not used again.
+        unsafe {
+            for topic in &self.topics {
+                rd::rd_kafka_topic_destroy(*topic);
+            }
+            rd::rd_kafka_queue_destroy(self.events);
+            rd::rd_kafka_destroy(self.handle);
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("topics", &self.topics.len()).finish_non_exhaustive()
+    }
+}
+
+impl Headers {
+    /// No header yet, with room for `count`.
+    pub(super) fn with_capacity(count: usize) -> Self {
+        // SAFETY: the call has no conditions.
+        Self(unsafe { rd::rd_kafka_headers_new(count) })
+    }
+
+    /// Adds a header; name and value are copied.
+    pub(super) fn add(&mut self, name: &'static str, value: &[u8]) {
+        // SAFETY: the list is valid; name and value are readable for the lengths that are told. The call fails for read-only
+        // lists alone.
+        unsafe {
+            rd::rd_kafka_header_add(
+                self.0,
+                name.as_ptr().cast(),
+                name.len().cast_signed(),
+                value.as_ptr().cast(),
+                value.len().cast_signed(),
+            );
+        }
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        // SAFETY: the list is valid and was not handed over, or this would have been forgotten.
+        unsafe { rd::rd_kafka_headers_destroy(self.0) };
+    }
+}
+
+struct OwnedEvent(*mut rd::rd_kafka_event_t);
+
+impl Drop for OwnedEvent {
+    fn drop(&mut self) {
+        // SAFETY: the event is valid and belongs to this value; the messages in it go with it.
+        unsafe { rd::rd_kafka_event_destroy(self.0) };
+    }
+}
+
+/// A configuration that no client has taken over yet.
+struct Conf(*mut rd::rd_kafka_conf_t);
+
+impl Conf {
+    fn new(properties: &BTreeMap<String, String>) -> Result<Self, ProducerError> {
+        // SAFETY: the call has no conditions.
+        let conf = Self(unsafe { rd::rd_kafka_conf_new() });
+        for (name, value) in properties {
+            conf.set(name, value)?;
+        }
+        // SAFETY: the configuration is valid, and the callback has the signature that librdkafka wants.
+        unsafe {
+            rd::rd_kafka_conf_set_events(conf.0, rd::RD_KAFKA_EVENT_DR | rd::RD_KAFKA_EVENT_ERROR);
+            rd::rd_kafka_conf_set_log_cb(conf.0, Some(log));
+        }
+        Ok(conf)
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<(), ProducerError> {
+        let refused = |reason: String| ProducerError::Property { name: name.to_owned(), reason };
+        let no_nul = |text: &str| CString::new(text).map_err(|_| refused("it holds a NUL byte".to_owned()));
+        let mut text = [0; 512];
+        let (c_name, c_value) = (no_nul(name)?, no_nul(value)?);
+        // SAFETY: the configuration is valid, both are C strings, and `text` is writable for its length.
+        let result =
+            unsafe { rd::rd_kafka_conf_set(self.0, c_name.as_ptr(), c_value.as_ptr(), text.as_mut_ptr(), text.len()) };
+        match result {
+            rd::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK => Ok(()),
+            _ if is_secret(name) => Err(refused("librdkafka does not take its value".to_owned())),
+            _ => Err(refused(message(&text))),
+        }
+    }
+}
+
+impl Drop for Conf {
+    fn drop(&mut self) {
+        // SAFETY: the configuration is valid and was not taken over, or this would have been forgotten.
+        unsafe { rd::rd_kafka_conf_destroy(self.0) };
+    }
+}
+
+/// Properties whose values are not shown.
+fn is_secret(name: &str) -> bool {
+    ["password", "secret", "key.pem", "jaas", "username", "oauthbearer"].iter().any(|part| name.contains(part))
+}
+
+pub(super) fn message(text: &[c_char]) -> String {
+    let bytes: Vec<u8> = text.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Passes librdkafka's log on. Called from its threads.
+extern "C" fn log(_client: *const rd::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
+    // Nothing may unwind into librdkafka.
+    let _ = std::panic::catch_unwind(|| {
+        if facility.is_null() || text.is_null() {
+            return;
+        }
+        // SAFETY: librdkafka passes two C strings that live as long as the call.
+        let (facility, text) =
+            unsafe { (CStr::from_ptr(facility).to_string_lossy(), CStr::from_ptr(text).to_string_lossy()) };
+        // syslog(3)'s levels.
+        match level {
+            ..=3 => tracing::error!(target: "librdkafka", "{facility}: {text}"),
+            4 => tracing::warn!(target: "librdkafka", "{facility}: {text}"),
+            5 | 6 => tracing::info!(target: "librdkafka", "{facility}: {text}"),
+            _ => tracing::debug!(target: "librdkafka", "{facility}: {text}"),
+        }
+    });
+}

@@ -1,0 +1,86 @@
+//! librdkafka's properties: our defaults, and what may not be changed.
+
+use std::collections::BTreeMap;
+
+use super::ProducerError;
+use crate::config::Kafka;
+
+/// Defaults that differ from librdkafka's, with the reason of each. A configuration may change them.
+const DEFAULTS: &[(&str, &str)] = &[
+    // Shows in the brokers' logs and quotas.
+    ("client.id", "kafkalog"),
+    // A tenth of a second's lines go out together; nobody waits for a log line, and every request to a broker costs CPU.
+    ("linger.ms", "100"),
+    ("batch.num.messages", "10000"),
+    ("batch.size", "1000000"),
+    // What librdkafka holds beyond the batches costs about a kilobyte a line; the rest waits in the batches.
+    ("queue.buffering.max.messages", "50000"),
+    ("queue.buffering.max.kbytes", "1048576"),
+    // A broker that comes back is found within seconds.
+    ("reconnect.backoff.max.ms", "5000"),
+    ("socket.keepalive.enable", "true"),
+];
+
+/// What the promise rests on: every line that was numbered is delivered once and in order, however long that takes.
+const FIXED: &[(&str, &str, &str)] = &[
+    ("enable.idempotence", "true", "without it a retry can double or reorder lines"),
+    ("acks", "all", "with less, a broker that fails takes acknowledged lines with it"),
+    ("message.timeout.ms", "0", "with a time-out, an outage of Kafka loses lines; journal.max_bytes bounds what waits"),
+];
+
+/// Other names of what is fixed, and what this program sets itself.
+const OWNED: &[(&str, &str)] = &[
+    ("request.required.acks", "acks is always all"),
+    ("delivery.timeout.ms", "lines never expire"),
+    ("bootstrap.servers", "write kafka.bootstrap"),
+    ("metadata.broker.list", "write kafka.bootstrap"),
+    ("transactional.id", "this producer has no transactions"),
+    ("delivery.report.only.error", "acknowledgements release the lines"),
+];
+
+/// All properties: defaults, then the configuration's, then what is fixed.
+pub(super) fn complete(kafka: &Kafka) -> Result<BTreeMap<String, String>, ProducerError> {
+    let own = |text: &str| text.to_owned();
+    let mut properties: BTreeMap<_, _> = DEFAULTS.iter().map(|(name, value)| (own(name), own(value))).collect();
+    for (name, value) in &kafka.properties {
+        let refused = |reason: &str| Err(ProducerError::Property { name: name.clone(), reason: own(reason) });
+        if let Some((_, _, reason)) = FIXED.iter().find(|(fixed, wanted, _)| fixed == name && wanted != value) {
+            return refused(&format!("it cannot be changed: {reason}"));
+        }
+        if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| owned == name) {
+            return refused(&format!("it cannot be set here: {reason}"));
+        }
+        properties.insert(name.clone(), value.clone());
+    }
+    properties.extend(FIXED.iter().map(|(name, value, _)| (own(name), own(value))));
+    properties.insert(own("bootstrap.servers"), kafka.bootstrap.get_ref().join(","));
+    Ok(properties)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Spanned;
+
+    fn complete_with(name: &str, value: &str) -> Result<BTreeMap<String, String>, ProducerError> {
+        let properties = [(name.to_owned(), value.to_owned())].into();
+        complete(&Kafka { bootstrap: Spanned::new(0..0, vec!["a:1".to_owned(), "b:2".to_owned()]), properties })
+    }
+
+    #[test]
+    fn defaults_give_way_and_promises_do_not() {
+        let properties = complete_with("linger.ms", "5").unwrap();
+        assert_eq!((properties["linger.ms"].as_str(), properties["acks"].as_str()), ("5", "all"));
+        assert_eq!(properties["bootstrap.servers"], "a:1,b:2");
+        assert!(complete_with("acks", "all").is_ok());
+        for (name, value) in [
+            ("acks", "1"),
+            ("enable.idempotence", "false"),
+            ("message.timeout.ms", "300000"),
+            ("bootstrap.servers", "c:3"),
+        ] {
+            let error = complete_with(name, value).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("cannot be"), "{error}");
+        }
+    }
+}
