@@ -56,8 +56,9 @@ pub fn channel(budget: u64, counters: Arc<Counters>) -> (Outlet, Inlet) {
 impl Outlet {
     /// An empty batch, or `None` when all are in use.
     pub fn take(&mut self) -> Option<Box<Batch>> {
-        if let Some(batch) = self.empty.pop() {
+        if let Some(mut batch) = self.empty.pop() {
             self.away -= 1;
+            batch.begin(0, 0, None);
             return Some(batch);
         }
         self.unborn = self.unborn.checked_sub(1)?;
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(batch.len(), 1);
         inlet.give_back(batch);
         assert_eq!(counters.backlog_bytes.load(Ordering::Relaxed), 0);
-        assert!(outlet.take().is_some());
+        assert!(outlet.take().unwrap().is_empty());
         assert!(outlet.is_flowing());
     }
 }
