@@ -1,0 +1,191 @@
+//! What there is once in a process: made at the first WARM event, gone with the process.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use kafkalog::counters::Counters;
+use kafkalog::engine::{Engine, HandOver, Origin, Setup};
+
+use crate::guard::Guard;
+use crate::host::Host;
+use crate::lifecycle::{Lifecycle, Machine, VclId};
+use crate::report::{self, QUEUE_OF_LIBRARY};
+use crate::statistics::Statistics;
+use crate::{BUILD_ID, keeper};
+
+/// How long an engine that reads no more may wait for acknowledgements. It holds up to `journal.max_bytes` of memory for
+/// that time, and a configuration is not changed every five minutes during an outage of Kafka.
+const FINISH_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long the process's end may take. varnishd's manager process kills a child that has not ended within `cli_timeout`,
+/// 60 s by default; sixfold room is left for those who lower it.
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
+
+static MODULE: OnceLock<Module> = OnceLock::new();
+
+/// The library in varnishd's child.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) host: &'static Host,
+    pub(crate) lifecycle: Mutex<Lifecycle<Shipper>>,
+    pub(crate) statistics: Statistics,
+    healthy: AtomicBool,
+}
+
+impl Module {
+    /// The process's module, if a VCL has been warm.
+    pub(crate) fn get() -> Option<&'static Self> {
+        MODULE.get()
+    }
+
+    /// The process's module. Must be called from varnishd's CLI thread.
+    ///
+    /// # Errors
+    ///
+    /// When something that the process must have cannot be had.
+    pub(crate) fn get_or_start(host: &'static Host) -> Result<&'static Self, String> {
+        if let Some(module) = MODULE.get() {
+            return Ok(module);
+        }
+        let directory = working_directory()?;
+        let guard = Guard::open(BUILD_ID).map_err(|error| format!("finding out who reads the log: {error}"))?;
+        host.pin()?;
+        report::install();
+        let module = MODULE.get_or_init(|| Self {
+            host,
+            lifecycle: Mutex::new(Lifecycle::new(directory, guard)),
+            statistics: Statistics::new(Box::new(|name, counters, text| host.segment(name, counters, text))),
+            healthy: AtomicBool::new(false),
+        });
+        keeper::start(module).map_err(|error| format!("starting a thread: {error}"))?;
+        Ok(module)
+    }
+
+    /// A VCL has become warm. Must be called from varnishd's CLI thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`Lifecycle::warm`].
+    pub(crate) fn warm(&self, vcl: VclId, setup: &Arc<Setup>) -> Result<(), String> {
+        self.statistics.prepare(setup.config().streams.get_ref().iter().map(|stream| stream.name.get_ref().as_str()));
+        let mut lifecycle = self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner);
+        lifecycle.warm(vcl, setup)?;
+        self.statistics.show(true);
+        // Behind the engine: OpenSSL's own handler was registered when the producer started, and the last to be registered
+        // is the first to run.
+        if let Err(error) = self.host.at_exit() {
+            tracing::error!("lines may be lost when the process ends: {error}");
+        }
+        Ok(())
+    }
+
+    /// A VCL has become cold, or is gone.
+    pub(crate) fn cold(&self, vcl: VclId) {
+        self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner).cold(vcl);
+    }
+
+    /// Whether lines are being acknowledged, or there is nothing to send.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Shows the numbers as they are now.
+    pub(crate) fn publish(&self, machine: Option<&Shipper>) {
+        let healthy = machine.is_some_and(|machine| machine.engine.healthy());
+        self.healthy.store(healthy, Ordering::Relaxed);
+        self.statistics.publish(healthy);
+    }
+
+    /// Writes what waits to be written.
+    pub(crate) fn write_lines(&self) {
+        while let Some(line) = QUEUE_OF_LIBRARY.pop() {
+            self.host.log(line.is_error, &line.text);
+        }
+    }
+
+    /// The process ends: waits for what is outstanding, and tears nothing down, as workers go on serving meanwhile.
+    pub(crate) fn exit(&self) {
+        let deadline = Instant::now() + EXIT_LIMIT;
+        let (machine, retired) = loop {
+            match self.lifecycle.try_lock() {
+                Ok(lifecycle) => break (lifecycle.machine().cloned(), Arc::clone(lifecycle.retired())),
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    let lifecycle = poisoned.into_inner();
+                    break (lifecycle.machine().cloned(), Arc::clone(lifecycle.retired()));
+                }
+                // The keeper, for a moment; or this very thread, in a process that ends where nobody foresaw it.
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+                Err(TryLockError::WouldBlock) => return,
+            }
+        };
+        let drained = machine
+            .as_ref()
+            .is_none_or(|machine| machine.engine.drain(deadline.saturating_duration_since(Instant::now())));
+        let finished = retired.wait(deadline);
+        self.publish(machine.as_deref());
+        if let Some(machine) = &machine {
+            machine.tell_sums();
+        }
+        if !(drained && finished) {
+            tracing::error!("the process ends with lines that were not acknowledged within {} s", EXIT_LIMIT.as_secs());
+        }
+        self.write_lines();
+    }
+}
+
+/// varnishd's child runs in its working directory, where the log is.
+fn working_directory() -> Result<PathBuf, String> {
+    env::current_dir().map_err(|error| format!("finding varnishd's working directory: {error}"))
+}
+
+/// An engine whose numbers are shown.
+#[derive(Debug)]
+pub(crate) struct Shipper {
+    engine: Engine,
+}
+
+impl Shipper {
+    fn tell_sums(&self) {
+        let counters = self.engine.counters();
+        let lines: u64 = counters.streams.iter().map(|stream| stream.lines.get()).sum();
+        let acknowledged: u64 = counters.streams.iter().map(|stream| stream.acknowledged.get()).sum();
+        let lost: u64 = counters.streams.iter().map(|stream| stream.lost_total()).sum();
+        tracing::info!("the process ends: {lines} lines, {acknowledged} acknowledged, {lost} lost");
+    }
+}
+
+impl Machine for Shipper {
+    type Setup = Setup;
+
+    fn is_same(one: &Setup, other: &Setup) -> bool {
+        one.is_same(other)
+    }
+
+    fn start(setup: &Arc<Setup>, origin: &Origin) -> Result<Self, String> {
+        let engine = Engine::start(setup, origin).map_err(|error| error.to_string())?;
+        if let Some(module) = Module::get() {
+            let names = setup.config().streams.get_ref().iter().map(|stream| stream.name.get_ref().clone()).collect();
+            module.statistics.attach(names, engine.counters());
+        }
+        Ok(Self { engine })
+    }
+
+    fn hand_over(&self) -> Option<HandOver> {
+        self.engine.hand_over()
+    }
+
+    fn finish(self) {
+        let counters: Arc<Counters> = Arc::clone(self.engine.counters());
+        let lost_before: u64 = counters.streams.iter().map(|stream| stream.lost_total()).sum();
+        if !self.engine.finish(FINISH_LIMIT) {
+            let lost: u64 = counters.streams.iter().map(|stream| stream.lost_total()).sum();
+            tracing::error!("{} lines of a replaced engine were not acknowledged in time", lost - lost_before);
+        }
+        if let Some(module) = Module::get() {
+            module.statistics.detach(&counters);
+        }
+    }
+}
