@@ -73,6 +73,7 @@ impl Module {
         self.statistics.prepare(setup.config().streams.get_ref().iter().map(|stream| stream.name.get_ref().as_str()));
         let mut lifecycle = self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner);
         lifecycle.warm(vcl, setup)?;
+        self.publish(lifecycle.machine().map(Arc::as_ref));
         self.statistics.show(true);
         // Behind the engine: OpenSSL's own handler was registered when the producer started, and the last to be registered
         // is the first to run.
