@@ -1,156 +1,21 @@
 //! `varnishstat`'s view: `KAFKALOG.engine.*` and `KAFKALOG.<stream>.*`.
 //!
-//! One table says what there is, [`Columns`]; varnishd's documentation of it is made from that. A counter shows the sum over
-//! all engines that have run in this process under this build of the library, so it goes on when an engine is replaced: an
-//! engine that has finished leaves its numbers in a base. A stream that no configuration has any more keeps showing what it
-//! came to.
+//! A counter shows the sum over all engines that have run in this process under this build of the library, so it goes on
+//! when an engine is replaced: an engine that has finished leaves its numbers in a base. A stream that no configuration has
+//! any more keeps showing what it came to: a number that vanished would hide a loss.
 
-use std::ffi::{CStr, CString};
-use std::fmt::{self, Write as _};
+mod columns;
+
+use std::ffi::CStr;
+use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use kafkalog::counters::{Counters, LossCause, StreamCounters};
+use kafkalog::counters::{Counters, StreamCounters};
 
 use crate::host::Segment;
 
-/// How a number behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Only grows.
-    Counter,
-    /// A counter of bytes.
-    Bytes,
-    /// Goes up and down.
-    Gauge,
-    /// A gauge of bytes.
-    BytesNow,
-}
-
-/// One number of a segment, and how it is read from `T`.
-struct Column<T> {
-    name: String,
-    kind: Kind,
-    oneliner: String,
-    read: Box<dyn Fn(&T) -> u64 + Send + Sync>,
-}
-
-impl<T> fmt::Debug for Column<T> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.name)
-    }
-}
-
-fn column<T>(
-    kind: Kind,
-    name: impl Into<String>,
-    oneliner: impl Into<String>,
-    read: impl Fn(&T) -> u64 + Send + Sync + 'static,
-) -> Column<T> {
-    Column { name: name.into(), kind, oneliner: oneliner.into(), read: Box::new(read) }
-}
-
-/// The numbers of this module rather than of an engine.
-#[derive(Debug, Clone, Copy, Default)]
-struct Own {
-    healthy: bool,
-    starts: u64,
-    engines: u64,
-}
-
-/// All numbers.
-#[derive(Debug)]
-struct Columns {
-    engine: Vec<Column<Counters>>,
-    /// Behind the engine's in its segment.
-    own: Vec<Column<Own>>,
-    stream: Vec<Column<StreamCounters>>,
-    engine_documentation: CString,
-    stream_documentation: CString,
-}
-
-static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
-    use Kind::{Bytes, BytesNow, Counter, Gauge};
-    let engine = vec![
-        column(Counter, "transactions", "Transactions that ended", |counters: &Counters| counters.transactions.get()),
-        column(Counter, "incomplete", "Transactions cut before their end", |counters: &Counters| {
-            counters.incomplete.get()
-        }),
-        column(Counter, "headless", "Ends without a begin", |counters: &Counters| counters.headless.get()),
-        column(Counter, "overruns", "Times the log was overwritten unread", |counters: &Counters| {
-            counters.overruns.get()
-        }),
-        column(Counter, "overrun_segments", "Segments of the log lost to overruns", |counters: &Counters| {
-            counters.overrun_segments.get()
-        }),
-        column(Counter, "reacquired", "New logs attached to", |counters: &Counters| counters.reacquired.get()),
-        column(Counter, "panics", "Panics caught in a thread", |counters: &Counters| counters.panics.get()),
-        column(BytesNow, "backlog_bytes", "Bytes not acknowledged yet", |counters: &Counters| {
-            counters.backlog_bytes.load(Ordering::Relaxed)
-        }),
-    ];
-    let own = vec![
-        column(Gauge, "healthy", "Lines are acknowledged, or none wait", |own: &Own| own.healthy.into()),
-        column(Counter, "starts", "Engines started", |own: &Own| own.starts),
-        column(Gauge, "engines", "Engines, with those that finish", |own: &Own| own.engines),
-    ];
-    let mut stream = vec![
-        column(Counter, "lines", "Lines numbered", |stream: &StreamCounters| stream.lines.get()),
-        column(Counter, "acknowledged", "Lines acknowledged by Kafka", |stream: &StreamCounters| {
-            stream.acknowledged.get()
-        }),
-        column(Bytes, "acknowledged_bytes", "Bytes acknowledged by Kafka", |stream: &StreamCounters| {
-            stream.acknowledged_bytes.get()
-        }),
-    ];
-    stream.extend(LossCause::ALL.map(|cause| {
-        let name = format!("lost_{}", cause.name());
-        let oneliner = format!("Lines lost: {}", cause.name().replace('_', " "));
-        column(Counter, name, oneliner, move |stream: &StreamCounters| stream.lost(cause))
-    }));
-    let engine_rows = engine.iter().map(Column::row).chain(own.iter().map(Column::row)).collect();
-    let engine_documentation = documentation("kafkalog: the engine", engine_rows);
-    let stream_documentation = documentation("kafkalog: a stream", stream.iter().map(Column::row).collect());
-    Columns { engine, own, stream, engine_documentation, stream_documentation }
-});
-
-impl<T> Column<T> {
-    fn row(&self) -> (&str, Kind, &str) {
-        (&self.name, self.kind, &self.oneliner)
-    }
-
-    /// What remains of an engine's number once it has finished.
-    fn settled(&self, of: &T) -> u64 {
-        match self.kind {
-            Kind::Counter | Kind::Bytes => (self.read)(of),
-            Kind::Gauge | Kind::BytesNow => 0,
-        }
-    }
-}
-
-/// The description that varnishd publishes with a segment: the JSON that vsctool.py makes of a `.vsc` file, in its fields.
-fn documentation(oneliner: &str, rows: Vec<(&str, Kind, &str)>) -> CString {
-    let mut text = format!(
-        r#"{{"version":"1","name":"kafkalog","oneliner":"{oneliner}","order":70,"docs":"","elements":{},"elem":{{"#,
-        rows.len()
-    );
-    for (index, (name, kind, oneliner)) in rows.into_iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        let (semantics, format) = match kind {
-            Kind::Counter => ("counter", "integer"),
-            Kind::Bytes => ("counter", "bytes"),
-            Kind::Gauge => ("gauge", "integer"),
-            Kind::BytesNow => ("gauge", "bytes"),
-        };
-        let _ = write!(
-            text,
-            r#"{comma}"{name}":{{"type":"{semantics}","ctype":"uint64_t","level":"info","oneliner":"{oneliner}","format":"{format}","index":{},"name":"{name}","docs":""}}"#,
-            index * size_of::<u64>()
-        );
-    }
-    text.push_str("}}");
-    CString::new(text).unwrap_or_default()
-}
+use columns::{COLUMNS, Own};
 
 /// Gives a segment: name, counters, documentation.
 pub(crate) type MakeSegment = Box<dyn Fn(&str, usize, &'static CStr) -> Segment + Send>;
@@ -298,6 +163,8 @@ fn store(segment: &Segment, values: impl Iterator<Item = u64>) {
 
 #[cfg(test)]
 mod tests {
+    use kafkalog::counters::LossCause;
+
     use super::*;
 
     fn statistics() -> Statistics {
@@ -356,27 +223,6 @@ mod tests {
             let statistics = statistics();
             engine(&statistics, &["web"]).streams[0].lose(cause, 3);
             assert_eq!(shown(&statistics, "web", &format!("lost_{}", cause.name())), 3);
-        }
-    }
-
-    #[test]
-    fn the_documentation_has_what_varnishstat_asserts() {
-        for (text, columns) in [
-            (&COLUMNS.engine_documentation, COLUMNS.engine.len() + COLUMNS.own.len()),
-            (&COLUMNS.stream_documentation, COLUMNS.stream.len()),
-        ] {
-            let json: serde_json::Value = serde_json::from_slice(text.to_bytes()).expect("it is JSON");
-            assert_eq!(json["elements"], columns);
-            let elements = json["elem"].as_object().expect("it is an object");
-            assert_eq!(elements.len(), columns, "no name twice");
-            for (name, element) in elements {
-                assert_eq!(element["name"], name.as_str());
-                for key in ["type", "ctype", "level", "oneliner", "format", "docs"] {
-                    assert!(element[key].is_string(), "{name}.{key}");
-                }
-                assert!(element["index"].as_u64().expect("a number") < columns as u64 * 8);
-                assert!(!name.contains('%'));
-            }
         }
     }
 }
