@@ -58,6 +58,8 @@ fn build(root: &Path) -> PathBuf {
     };
     let status = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--profile", profile, "-p", "kafkalog", "-p", "vmod_kafkalog"])
+        // Without the environment variable KAFKALOG_FAULT it changes nothing.
+        .args(["--features", "vmod_kafkalog/fault-injection"])
         .arg("--target-dir")
         .arg(directory.parent().expect("a profile's directory lies in target"))
         .current_dir(root)

@@ -73,7 +73,6 @@ pub(super) static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
     let engine = vec![
         counter("transactions", "Transactions that ended", |counters: &Counters| &counters.transactions),
         counter("incomplete", "Transactions cut before their end", |counters| &counters.incomplete),
-        counter("headless", "Ends without a begin", |counters| &counters.headless),
         counter("overruns", "Times the log was overwritten unread", |counters| &counters.overruns),
         counter("overrun_segments", "Segments of the log lost to overruns", |counters| &counters.overrun_segments),
         counter("reacquired", "New logs attached to", |counters| &counters.reacquired),
