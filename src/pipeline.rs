@@ -84,7 +84,7 @@ impl Pipeline {
     /// The tags that a log source must hand out.
     #[must_use]
     pub fn tags(&self) -> TagSet {
-        self.assembler.table().tags()
+        self.assembler.tags()
     }
 
     /// Where the oldest unfinished transaction began, as far as the source has positions.

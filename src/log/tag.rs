@@ -64,6 +64,21 @@ impl Tag {
         found
     }
 
+    /// The side of the transactions that records of this tag are in, where there is only one: `Req…` and `Resp…` are the
+    /// client's, `Bereq…`, `Beresp…` and `Backend…` the backend's.
+    #[must_use]
+    pub fn side(self) -> super::Side {
+        let name = self.name().unwrap_or_default();
+        let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        if begins(&["Bereq", "Beresp", "Backend"]) {
+            super::Side::Backend
+        } else if begins(&["Req", "Resp"]) {
+            super::Side::Client
+        } else {
+            super::Side::None
+        }
+    }
+
     /// Whether payloads are binary, not text (`SLT_F_BINARY`).
     #[must_use]
     pub fn is_binary(self) -> bool {

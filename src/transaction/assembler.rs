@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
-use crate::log::{Position, Record, Side, Tag};
+use crate::log::{Position, Record, Side, Tag, TagSet};
 
 use super::{CaptureTable, Transaction};
 
@@ -77,10 +77,10 @@ impl Assembler {
         }
     }
 
-    /// The captures.
+    /// The tags that a log source must hand out.
     #[must_use]
-    pub fn table(&self) -> &CaptureTable {
-        &self.table
+    pub fn tags(&self) -> TagSet {
+        self.table.tags(self.interest)
     }
 
     /// Transactions that have begun and not ended.

@@ -1,8 +1,8 @@
 //! Captures: which values of which records the formats need.
 
-use crate::log::{Record, Tag, TagSet};
+use crate::log::{Record, Side, Tag, TagSet};
 
-use super::{Handling, Transaction};
+use super::{Handling, Interest, Transaction};
 
 /// The number of a capture in its table: the same for all streams that name the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,16 +63,58 @@ struct Matcher {
     capture: CaptureId,
 }
 
+/// The matchers of one tag. Most headers are of no interest, and their first letter tells.
+#[derive(Debug, Default)]
+struct TagMatchers {
+    /// Those that look at every record.
+    every: Vec<Matcher>,
+    /// Those that look at records which begin with a name, by its first letter: an index into `groups`, plus 1.
+    by_letter: Option<Box<[u8; 256]>>,
+    groups: Vec<Vec<Matcher>>,
+}
+
 /// All captures of all streams, by tag.
 #[derive(Debug)]
 pub struct CaptureTable {
     captures: Vec<Capture>,
-    by_tag: Vec<Vec<Matcher>>,
+    by_tag: Vec<TagMatchers>,
 }
 
 impl Default for CaptureTable {
     fn default() -> Self {
-        Self { captures: Vec::new(), by_tag: (0..=u8::MAX).map(|_| Vec::new()).collect() }
+        Self { captures: Vec::new(), by_tag: (0..=u8::MAX).map(|_| TagMatchers::default()).collect() }
+    }
+}
+
+impl TagMatchers {
+    fn add(&mut self, matcher: Matcher) {
+        let Some(letter) = matcher.select.first_letter() else { return self.every.push(matcher) };
+        let by_letter = self.by_letter.get_or_insert_with(|| Box::new([0; 256]));
+        let group = &mut by_letter[usize::from(letter.to_ascii_lowercase())];
+        if *group == 0 {
+            self.groups.push(Vec::new());
+            // There are fewer letters than fit.
+            *group = self.groups.len() as u8;
+            by_letter[usize::from(letter.to_ascii_uppercase())] = self.groups.len() as u8;
+        }
+        let group = usize::from(by_letter[usize::from(letter.to_ascii_lowercase())]) - 1;
+        self.groups[group].push(matcher);
+    }
+
+    /// The matchers that this payload may interest, beside those in `every`.
+    #[inline]
+    fn group(&self, payload: &[u8]) -> &[Matcher] {
+        match (&self.by_letter, payload.first()) {
+            (Some(by_letter), Some(letter)) => match by_letter[usize::from(*letter)] {
+                0 => &[],
+                group => &self.groups[usize::from(group) - 1],
+            },
+            _ => &[],
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.every.is_empty() && self.groups.is_empty()
     }
 }
 
@@ -84,11 +126,8 @@ impl CaptureTable {
         }
         let id = CaptureId(self.captures.len());
         for source in &capture.0 {
-            self.by_tag[usize::from(source.tag.number())].push(Matcher {
-                select: source.select.clone(),
-                pick: source.pick,
-                capture: id,
-            });
+            let matcher = Matcher { select: source.select.clone(), pick: source.pick, capture: id };
+            self.by_tag[usize::from(source.tag.number())].add(matcher);
         }
         self.captures.push(capture);
         id
@@ -106,28 +145,35 @@ impl CaptureTable {
         self.captures.is_empty()
     }
 
-    /// The tags that captures need, with those that transactions are put together by.
+    /// The tags that captures need of the transactions that are wanted, with those that transactions are put together by.
     #[must_use]
-    pub fn tags(&self) -> TagSet {
-        let captured = (0..=u8::MAX).filter(|number| !self.by_tag[usize::from(*number)].is_empty());
-        captured
-            .map(Tag::from_number)
-            .chain([Tag::BEGIN, Tag::END, Tag::VCL_CALL, Tag::VCL_RETURN, Tag::HTTP_GARBAGE])
-            .collect()
+    pub fn tags(&self, interest: Interest) -> TagSet {
+        let captured =
+            (0..=u8::MAX).filter(|number| !self.by_tag[usize::from(*number)].is_empty()).map(Tag::from_number);
+        let wanted = captured.filter(|tag| match tag.side() {
+            Side::Client => interest.client,
+            Side::Backend => interest.backend,
+            Side::None => true,
+        });
+        wanted.chain([Tag::BEGIN, Tag::END, Tag::VCL_CALL, Tag::VCL_RETURN, Tag::HTTP_GARBAGE]).collect()
     }
 
     /// Takes what the captures need of a record.
     #[inline]
     pub(super) fn take(&self, record: &Record<'_>, transaction: &mut Transaction) {
-        let payload = without_nul(record.payload);
-        for matcher in &self.by_tag[usize::from(record.tag.number())] {
-            if let Some(value) = matcher.select.apply(payload) {
-                transaction.keep(matcher.capture, matcher.pick, value);
+        let matchers = &self.by_tag[usize::from(record.tag.number())];
+        let group = matchers.group(record.payload);
+        if !group.is_empty() || !matchers.every.is_empty() {
+            let payload = without_nul(record.payload);
+            for matcher in group.iter().chain(&matchers.every) {
+                if let Some(value) = matcher.select.apply(payload) {
+                    transaction.keep(matcher.capture, matcher.pick, value);
+                }
             }
         }
         match record.tag {
-            Tag::VCL_CALL => vcl_call(payload, transaction),
-            Tag::VCL_RETURN => vcl_return(payload, transaction),
+            Tag::VCL_CALL => vcl_call(without_nul(record.payload), transaction),
+            Tag::VCL_RETURN => vcl_return(without_nul(record.payload), transaction),
             Tag::HTTP_GARBAGE => transaction.left_out = true,
             _ => {}
         }
@@ -135,6 +181,14 @@ impl CaptureTable {
 }
 
 impl Select {
+    /// What a record must begin with, in either case; `None` when it can begin with anything.
+    fn first_letter(&self) -> Option<u8> {
+        match self {
+            Self::Line | Self::Field(_) => None,
+            Self::Header(name) | Self::HeaderField(name, _) | Self::Key(name) => name.first().copied(),
+        }
+    }
+
     #[inline]
     fn apply<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
         match self {
