@@ -1,1 +1,15 @@
-//! Placeholder until its first commit.
+//! Writes Kafka topics into hourly files, each message once.
+//!
+//! ```text
+//!  Kafka ──▶ consumer ──▶ partition ──▶ chunk ──▶ compress ──▶ store ──▶ <table>/year=/month=/day=/hour=/<name>
+//!  group     messages,    numbers,      a file    lines        local
+//!            rebalances   rotation      an hour                directory
+//!               ▲                         │ published
+//!               └───── offset committed ──┘
+//! ```
+
+pub mod config;
+
+pub mod path;
+
+pub use config::Config;
