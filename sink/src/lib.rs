@@ -10,6 +10,8 @@
 
 pub mod config;
 
+pub mod compress;
 pub mod path;
+pub mod store;
 
 pub use config::Config;
