@@ -10,6 +10,7 @@
 
 pub mod config;
 
+pub mod accounting;
 pub mod compress;
 pub mod path;
 pub mod store;
