@@ -11,8 +11,12 @@
 pub mod config;
 
 pub mod accounting;
+pub mod chunk;
 pub mod compress;
+pub mod partition;
 pub mod path;
 pub mod store;
+
+pub mod recover;
 
 pub use config::Config;
