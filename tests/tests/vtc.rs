@@ -30,7 +30,7 @@ fn every_scenario_passes() {
                     if output.status.success() {
                         println!("{name}: passed in {:.1} s", took.as_secs_f64());
                     } else {
-                        println!("{name}: failed\n{}", String::from_utf8_lossy(&output.stdout));
+                        println!("{name}: failed\n{}", without_log(&String::from_utf8_lossy(&output.stdout)));
                         failed.lock().expect("no panic").push(name);
                     }
                 }
@@ -82,6 +82,12 @@ fn scenarios(directory: &Path) -> Vec<PathBuf> {
     scenarios
 }
 
+/// The output without varnishd's log and the time stamps in between.
+fn without_log(output: &str) -> String {
+    let shown = |line: &&str| !line.contains(" vsl|") && !line.contains(" dT ");
+    output.lines().filter(shown).collect::<Vec<_>>().join("\n")
+}
+
 fn run(root: &Path, built: &Path, scenario: &Path) -> (Output, Duration) {
     let module = built.join("libvmod_kafkalog.so");
     let began = Instant::now();
@@ -90,7 +96,8 @@ fn run(root: &Path, built: &Path, scenario: &Path) -> (Output, Duration) {
         .arg(format!("-Dmodule={}", module.display()))
         .arg(format!("-Dkafkalog={}", built.join("kafkalog").display()))
         .arg(format!("-Dvtc={}", root.join("tests/vtc").display()))
-        .args(["-t", SECONDS])
+        // What varnishd logs goes into the output, which has no room for that of a load by default.
+        .args(["-b", "512M", "-t", SECONDS])
         .arg(scenario)
         .output()
         .unwrap_or_else(|error| panic!("varnishtest is needed (Debian: apt-get install varnish): {error}"));

@@ -11,8 +11,9 @@
 //!
 //! varnishd loads the library into the process that compiles VCL, too, so nothing runs before the first WARM event. From then
 //! on it stays until the process ends: its threads outlive the VCLs. `unsafe` is in [`entry`] and [`host`], the two sides of
-//! the border to C, and in the guard's shared page.
+//! the border to C, in the guard's shared page, and where [`clients`] borrows varnishd's sockets.
 
+mod clients;
 mod entry;
 mod guard;
 mod host;

@@ -9,6 +9,7 @@ use std::{env, thread};
 use kafkalog::counters::Counters;
 use kafkalog::engine::{Engine, HandOver, Origin, Setup};
 
+use crate::clients::{self, Bound};
 use crate::guard::Guard;
 use crate::host::Host;
 use crate::lifecycle::{Lifecycle, Machine, VclId};
@@ -33,6 +34,8 @@ pub(crate) struct Module {
     pub(crate) lifecycle: Mutex<Lifecycle<Shipper>>,
     pub(crate) statistics: Statistics,
     healthy: AtomicBool,
+    /// Where varnishd takes clients' connections.
+    listening: Mutex<Vec<Bound>>,
 }
 
 impl Module {
@@ -59,6 +62,7 @@ impl Module {
             lifecycle: Mutex::new(Lifecycle::new(directory, guard)),
             statistics: Statistics::new(Box::new(|name, counters, text| host.segment(name, counters, text))),
             healthy: AtomicBool::new(false),
+            listening: Mutex::default(),
         });
         keeper::start(module).map_err(|error| format!("starting a thread: {error}"))?;
         Ok(module)
@@ -71,6 +75,7 @@ impl Module {
     /// See [`Lifecycle::warm`].
     pub(crate) fn warm(&self, vcl: VclId, setup: &Arc<Setup>) -> Result<(), String> {
         self.statistics.prepare(setup.config().streams.get_ref().iter().map(|stream| stream.name.get_ref().as_str()));
+        clients::listening(&mut self.listening.lock().unwrap_or_else(PoisonError::into_inner));
         let mut lifecycle = self.lifecycle.lock().unwrap_or_else(PoisonError::into_inner);
         lifecycle.warm(vcl, setup)?;
         self.publish(lifecycle.machine().map(Arc::as_ref));
@@ -107,8 +112,10 @@ impl Module {
         }
     }
 
-    /// The process ends: waits for what is outstanding, and tears nothing down, as workers go on serving meanwhile.
+    /// The process ends: takes no more requests, waits for what is outstanding, and tears nothing down, as workers go on
+    /// serving what they have.
     pub(crate) fn exit(&self) {
+        clients::take_no_more(&self.listening.lock().unwrap_or_else(PoisonError::into_inner));
         let deadline = Instant::now() + EXIT_LIMIT;
         let (machine, retired) = loop {
             match self.lifecycle.try_lock() {

@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
 /// Lines that may wait for the keeper, which comes every 20 ms.
 const QUEUE: usize = 64;
 
-/// Lines in a [`WINDOW`]. While the manager process waits for the child to end it does not read the pipe, which holds 64 KiB:
-/// what is said in those ten seconds must fit.
-const LINES: u32 = 50;
+/// Lines from one place of the code in a [`WINDOW`], so that a flood of one kind does not drown the others.
+const LINES: u32 = 5;
 
 /// What [`LINES`] counts for.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -42,7 +42,14 @@ pub(crate) struct Queue(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     lines: VecDeque<Line>,
-    window: Option<Instant>,
+    places: Vec<Place>,
+}
+
+/// How much one place of the code has said.
+#[derive(Debug)]
+struct Place {
+    callsite: Identifier,
+    window: Instant,
     taken: u32,
     suppressed: u64,
 }
@@ -52,25 +59,31 @@ pub(crate) static QUEUE_OF_LIBRARY: Queue = Queue::new();
 
 impl Queue {
     const fn new() -> Self {
-        Self(Mutex::new(Inner { lines: VecDeque::new(), window: None, taken: 0, suppressed: 0 }))
+        Self(Mutex::new(Inner { lines: VecDeque::new(), places: Vec::new() }))
     }
 
-    fn push(&self, is_error: bool, mut text: String, now: Instant) {
+    fn push(&self, callsite: Identifier, is_error: bool, mut text: String, now: Instant) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.window.is_none_or(|began| now.duration_since(began) >= WINDOW) {
-            inner.window = Some(now);
-            inner.taken = 0;
+        let Inner { lines, places } = &mut *inner;
+        let known = places.iter().position(|place| place.callsite == callsite).unwrap_or_else(|| {
+            places.push(Place { callsite, window: now, taken: 0, suppressed: 0 });
+            places.len() - 1
+        });
+        let place = &mut places[known];
+        if now.duration_since(place.window) >= WINDOW {
+            place.window = now;
+            place.taken = 0;
         }
-        if inner.taken >= LINES || inner.lines.len() >= QUEUE {
-            inner.suppressed += 1;
+        if place.taken >= LINES || lines.len() >= QUEUE {
+            place.suppressed += 1;
             return;
         }
-        inner.taken += 1;
-        if inner.suppressed > 0 {
-            let _ = write!(text, " ({} lines before this one were left out)", inner.suppressed);
-            inner.suppressed = 0;
+        place.taken += 1;
+        if place.suppressed > 0 {
+            let _ = write!(text, " ({} such lines before were left out)", place.suppressed);
+            place.suppressed = 0;
         }
-        inner.lines.push_back(Line { is_error, text });
+        lines.push_back(Line { is_error, text });
     }
 
     /// Takes the oldest line out.
@@ -108,7 +121,8 @@ impl Subscriber for Reporter {
     fn event(&self, event: &Event<'_>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        QUEUE_OF_LIBRARY.push(*event.metadata().level() <= Level::WARN, text.0, Instant::now());
+        let metadata = event.metadata();
+        QUEUE_OF_LIBRARY.push(metadata.callsite(), *metadata.level() <= Level::WARN, text.0, Instant::now());
     }
 
     // Spans are not shown; they only have to be told apart.
@@ -155,6 +169,9 @@ impl fmt::Write for Text {
 
 #[cfg(test)]
 mod tests {
+    use tracing::callsite::DefaultCallsite;
+    use tracing::metadata::Kind;
+
     use super::*;
 
     #[test]
@@ -172,15 +189,22 @@ mod tests {
 
     #[test]
     fn a_flood_is_cut_and_counted() {
+        static ONE: DefaultCallsite = DefaultCallsite::new(&METADATA);
+        static OTHER: DefaultCallsite = DefaultCallsite::new(&METADATA);
+        static METADATA: Metadata<'static> = tracing::metadata! {
+            name: "test", target: "test", level: Level::INFO, fields: &[], callsite: &ONE, kind: Kind::EVENT
+        };
+        let (one, other) = (Identifier(&ONE), Identifier(&OTHER));
         let queue = Queue::new();
         let began = Instant::now();
         for number in 0..LINES + 7 {
-            queue.push(false, number.to_string(), began);
+            queue.push(one.clone(), false, number.to_string(), began);
         }
+        queue.push(other, false, "heard all the same".into(), began);
         let written = std::iter::from_fn(|| queue.pop()).count();
-        assert_eq!(written, LINES as usize);
-        queue.push(true, "later".into(), began + WINDOW);
-        assert_eq!(queue.pop().expect("a new window").text, "later (7 lines before this one were left out)");
+        assert_eq!(written, LINES as usize + 1);
+        queue.push(one, true, "later".into(), began + WINDOW);
+        assert_eq!(queue.pop().expect("a new window").text, "later (7 such lines before were left out)");
     }
 
     #[test]
