@@ -38,10 +38,10 @@ fn tick(module: &Module, copy: bool) {
     };
     lifecycle.tick(Instant::now());
     let machine = lifecycle.machine().cloned();
-    let is_ceded = lifecycle.is_ceded();
+    let is_other_reading = lifecycle.is_other_reading();
     drop(lifecycle);
     if copy {
         module.publish(machine.as_deref());
-        module.statistics.show(!is_ceded);
+        module.statistics.show(!is_other_reading);
     }
 }

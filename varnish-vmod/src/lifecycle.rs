@@ -167,8 +167,8 @@ impl<M: Machine> Lifecycle<M> {
     }
 
     /// Whether another build reads.
-    pub(crate) fn is_ceded(&self) -> bool {
-        matches!(self.reading, Reading::Ceded { .. })
+    pub(crate) fn is_other_reading(&self) -> bool {
+        self.guard.is_held_by_another()
     }
 
     /// The engines that finish in the background.

@@ -277,6 +277,13 @@ impl Guard {
         }
     }
 
+    /// Whether another build is the holder.
+    pub(crate) fn is_held_by_another(&self) -> bool {
+        self.word().is_some_and(|word| {
+            matches!(word.state, State::Held | State::Asked | State::Leaving) && word.generation != self.mine
+        })
+    }
+
     /// As holder: whether another build wants lines.
     pub(crate) fn others_stand_by(&self) -> bool {
         self.page.standby().load(Ordering::Acquire) > 0

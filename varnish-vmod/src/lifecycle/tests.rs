@@ -230,7 +230,7 @@ fn an_upgrade_and_its_way_back_lose_nothing() {
         new.requests(7);
         new.warm(2, "a").expect("the old build hands over");
         assert_eq!(new.world().readers, [("a", 0, Some(7)), ("a", 7, None)]);
-        assert!(old.lock().expect("no panic").lifecycle.is_ceded());
+        assert!(old.lock().expect("no panic").lifecycle.is_other_reading());
         new.requests(3);
         new.cold(2);
         wait_for(|| new.world().running() == ["a"]);
@@ -275,7 +275,7 @@ fn a_build_that_stands_by_can_take_the_log_again() {
             }
             older.join().expect("no panic").expect("it is handed over");
         });
-        assert!(new.lifecycle.is_ceded());
+        assert!(new.lifecycle.is_other_reading());
         new.warm(3, "c").expect("it is handed over once more");
         assert_eq!(new.world().running(), ["c"]);
     });
