@@ -4,6 +4,7 @@
 //! its own before it believes any of it, skips the tags that nobody wants at the record header, and reports whatever
 //! broke the sequence as an [`Event`].
 
+mod api;
 mod area;
 mod cursor;
 mod index;
@@ -18,6 +19,7 @@ pub mod fuzz;
 #[cfg(any(test, fuzzing))]
 mod simulation;
 
+pub use api::ApiLog;
 pub use live::LiveLog;
 pub use recording::Recording;
 pub use tag::{Tag, TagSet};
@@ -244,13 +246,22 @@ pub enum Start {
     At(Position),
 }
 
-/// The log of the varnishd with this working directory, for a reader outside of varnishd.
+/// The log of the varnishd with this working directory, for a program of its own: read natively or, in a layout that the
+/// native reader does not know, through libvarnishapi. The module inside varnishd uses [`LiveLog`] alone, because the library
+/// ends the process that it finds something wrong in, and there that is the cache.
 ///
 /// # Errors
 ///
-/// As [`LiveLog::attach`].
+/// As [`LiveLog::attach`]; [`LogError::Library`] where the library cannot help either.
 pub fn open_live(directory: &Path, start: Start) -> Result<Box<dyn LogSource>, LogError> {
-    Ok(Box::new(LiveLog::attach(directory, start)?))
+    match LiveLog::attach(directory, start) {
+        Ok(log) => Ok(Box::new(log)),
+        Err(unknown @ LogError::UnknownLayout { .. }) => {
+            tracing::warn!(%unknown, "reading the log through libvarnishapi");
+            Ok(Box::new(ApiLog::attach(directory, start)?))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a log cannot be opened or read any further.
@@ -295,6 +306,9 @@ pub enum LogError {
         /// Which versions write that layout.
         written: &'static str,
     },
+    /// libvarnishapi cannot be used, or gives no log.
+    #[error(transparent)]
+    Library(#[from] kafkalog_ffi::api::ApiError),
     /// The recording is damaged.
     #[error("{path} is damaged at byte {offset}: {reason}")]
     Corrupt {
