@@ -5,3 +5,6 @@ pub const HEADER_WORDS: usize = crate::tag::number::HEADER_WORDS;
 
 /// Segments that the log in shared memory is divided into.
 pub const SEGMENTS: usize = crate::tag::number::SEGMENTS;
+
+// Records are laid out in one of these two ways; any other is unknown to the readers.
+const _: () = assert!(HEADER_WORDS == 2 || HEADER_WORDS == 3);

@@ -2,11 +2,15 @@
 //!
 //! - [`tag`]: the log's tags, their numbers and flags, generated from the installed header at build time.
 //! - [`layout`]: the record layout that the same header describes.
+//! - [`api`]: libvarnishapi's cursors, opened at run time.
 //!
 //! libvarnishapi is never linked: a failed assertion in it would end the process that uses it, and in varnishd's own
 //! process that is the cache.
 
+pub mod api;
+mod bindings;
 pub mod layout;
+mod library;
 pub mod tag;
 
 /// The version of the Varnish that this was built against, as pkg-config gives it (`7.1.1`).

@@ -16,7 +16,8 @@ pub(super) struct Entry {
     pub(super) length: usize,
 }
 
-/// The segment of class `Log` that the index has at its end. `None` while there is none, or the index is half written.
+/// The segment of class `Log` that the index has at its end. `None` while there is none, or the index is half written. A last
+/// line without its end is still being written, and not looked at.
 pub(super) fn find_log(index: &str) -> Option<Entry> {
     let mut lines = index.split_inclusive('\n');
     let writer = lines.next()?.strip_prefix("# ")?.strip_suffix('\n')?;
@@ -30,7 +31,7 @@ pub(super) fn find_log(index: &str) -> Option<Entry> {
         };
         let (Ok(offset), Ok(length)) = (offset.parse(), length.parse()) else { continue };
         // A file name of its own directory, whatever the index says.
-        if file.contains('/') || file == ".." {
+        if file.contains('/') || matches!(file, "" | "." | "..") {
             continue;
         }
         match action {

@@ -4,15 +4,27 @@
 //! its own before it believes any of it, skips the tags that nobody wants at the record header, and reports whatever
 //! broke the sequence as an [`Event`].
 
+mod api;
 mod area;
+mod cursor;
 mod index;
+mod live;
 mod recording;
 mod shared;
 mod tag;
+mod words;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+#[cfg(any(test, fuzzing))]
+mod simulation;
+
+pub use api::ApiLog;
+pub use live::LiveLog;
 pub use recording::Recording;
-pub use shared::LiveLog;
 pub use tag::{Tag, TagSet};
+
+use words::bytes_of;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +51,22 @@ impl Layout {
         match self {
             Self::One => 2,
             Self::Two => 3,
+        }
+    }
+
+    /// Bits of a record's first word that are always 0: neither tag, length nor, in layout two, the version.
+    const fn unused_bits(self) -> u32 {
+        match self {
+            Self::One => 0x00ff_0000,
+            Self::Two => 0x00fc_0000,
+        }
+    }
+
+    /// The versions of Varnish that write it, for messages.
+    const fn written_by(self) -> &'static str {
+        match self {
+            Self::One => "of up to 7.2",
+            Self::Two => "from 7.3 on",
         }
     }
 }
@@ -127,20 +155,6 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The bytes of words, in memory order: that is how varnishd wrote them.
-#[allow(unsafe_code)]
-fn bytes_of(words: &[u32]) -> &[u8] {
-    // SAFETY: any initialised u32s are initialised bytes, u8 has no alignment, and the length is that of the slice.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
-}
-
-/// The same, to read into.
-#[allow(unsafe_code)]
-fn bytes_of_mut(words: &mut [u32]) -> &mut [u8] {
-    // SAFETY: as above, and every pattern of bytes is a valid u32.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
-}
-
 /// A place in the log in shared memory, between two records. Valid for one life of varnishd's child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -148,6 +162,17 @@ pub struct Position {
     pub segment: u32,
     /// Words from the start of the log area.
     pub offset: u32,
+}
+
+impl Position {
+    /// Whether this place was written before the other one, in the same child's life.
+    #[must_use]
+    pub fn is_before(self, other: Self) -> bool {
+        match self.segment.wrapping_sub(other.segment).cast_signed() {
+            0 => self.offset < other.offset,
+            ahead => ahead < 0,
+        }
+    }
 }
 
 /// Something that broke the sequence of records.
@@ -221,13 +246,22 @@ pub enum Start {
     At(Position),
 }
 
-/// The log of the varnishd with this working directory, for a reader outside of varnishd.
+/// The log of the varnishd with this working directory, for a program of its own: read natively or, in a layout that the
+/// native reader does not know, through libvarnishapi. The module inside varnishd uses [`LiveLog`] alone, because the library
+/// ends the process that it finds something wrong in, and there that is the cache.
 ///
 /// # Errors
 ///
-/// As [`LiveLog::attach`].
+/// As [`LiveLog::attach`]; [`LogError::Library`] where the library cannot help either.
 pub fn open_live(directory: &Path, start: Start) -> Result<Box<dyn LogSource>, LogError> {
-    Ok(Box::new(LiveLog::attach(directory, start)?))
+    match LiveLog::attach(directory, start) {
+        Ok(log) => Ok(Box::new(log)),
+        Err(unknown @ LogError::UnknownLayout { .. }) => {
+            tracing::warn!(%unknown, "reading the log through libvarnishapi");
+            Ok(Box::new(ApiLog::attach(directory, start)?))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a log cannot be opened or read any further.
@@ -272,6 +306,9 @@ pub enum LogError {
         /// Which versions write that layout.
         written: &'static str,
     },
+    /// libvarnishapi cannot be used, or gives no log.
+    #[error(transparent)]
+    Library(#[from] kafkalog_ffi::api::ApiError),
     /// The recording is damaged.
     #[error("{path} is damaged at byte {offset}: {reason}")]
     Corrupt {

@@ -1,16 +1,22 @@
 //! Recorded logs: files made by `varnishlog -w`, and standard input.
 //!
-//! A recording is a marker of four bytes and then records as they are in the log, batch headers left out. It is read, not
-//! mapped: a file that is cut short under a mapping ends the process.
+//! A recording is a marker of four bytes, `VSL\0` or `VSL2`, and then records as they are in the log, batch headers left out.
+//! It is read, not mapped: a file that is cut short under a mapping ends the process.
+//!
+//! Runs of whole records are handed out from the buffer that they were read into. Finding the end of the last whole one takes
+//! a walk over the first words, about ten instructions a record, which sees damage on its way.
+//!
+//! Source: `VSL_WriteOpen` and `VSL_Write` in libvarnishapi's `vsl.c`, `VSL_FILE_ID` in its `vsl_api.h`.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::words::bytes_of_mut;
 use super::{Layout, LogError, LogSource, Read, Records, Tag, TagSet};
 
-/// Words that are read at a time: few enough to stay in a processor's own cache between being read and being looked at.
-/// Grows for a record that does not fit, which none does with varnishd's limits.
+/// Words that are read at a time: few enough to stay in a processor's own cache between being read and being looked at. A
+/// record is at most 64 KiB and its header, so that one always fits.
 const BUFFER: usize = 32 << 10;
 
 /// A recorded log.
@@ -22,13 +28,20 @@ pub struct Recording {
     words: Vec<u32>,
     /// Bytes in `words` that have been read from the input.
     filled: usize,
-    /// Words that have been handed out.
+    /// Words of them that have been handed out.
     taken: usize,
     /// Bytes of the recording before `words`.
     base: u64,
-    /// What is wrong behind the last whole record, to be told once that has been handed out.
-    failure: Option<LogError>,
-    ended: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Reading,
+    /// The input has ended.
+    Ended,
+    /// The record behind those that were handed out is damaged, for this reason.
+    Damaged(String),
 }
 
 impl Recording {
@@ -47,11 +60,7 @@ impl Recording {
         };
         let recording = Self::from_input(input, path)?;
         if recording.layout != Layout::INSTALLED {
-            let written = match recording.layout {
-                Layout::One => "of up to 7.2",
-                Layout::Two => "from 7.3 on",
-            };
-            return Err(LogError::OtherGeneration { path: path.to_owned(), written });
+            return Err(LogError::OtherGeneration { path: path.to_owned(), written: recording.layout.written_by() });
         }
         Ok(recording)
     }
@@ -87,43 +96,47 @@ impl Recording {
             words: vec![0; BUFFER],
             filled: 0,
             taken: 0,
-            base: 4,
-            failure: None,
-            ended: false,
+            base: marker.len() as u64,
+            state: State::Reading,
         })
     }
 
-    /// Drops what was handed out and fills the buffer up. Returns how many words are there.
-    fn fill(&mut self) -> io::Result<usize> {
-        let left = self.filled.div_ceil(4) - self.taken;
-        self.words.copy_within(self.taken..self.taken + left, 0);
+    /// The generation of the Varnish that it was made with.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Drops what was handed out and reads once, so that a pipe is read as it is written.
+    fn fill(&mut self) -> io::Result<()> {
+        // What is left is part of a record, or nothing.
+        let used = self.filled.div_ceil(4);
+        self.words.copy_within(self.taken..used, 0);
         self.base += 4 * self.taken as u64;
         self.filled -= 4 * self.taken;
         self.taken = 0;
-        if left == self.words.len() {
-            self.words.resize(2 * left, 0);
-        }
-        let bytes = super::bytes_of_mut(&mut self.words);
-        while !self.ended && self.filled < bytes.len() {
-            match self.input.read(&mut bytes[self.filled..]) {
-                Ok(0) => self.ended = true,
+        loop {
+            match self.input.read(&mut bytes_of_mut(&mut self.words)[self.filled..]) {
+                Ok(0) => self.state = State::Ended,
                 Ok(count) => self.filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
+            return Ok(());
         }
-        Ok(self.filled / 4)
     }
 
-    /// Words of the whole records at the start of the buffer, and what is wrong with the record behind them, if it is.
-    fn whole_records(&self, words: usize) -> (usize, Option<String>) {
+    /// Finds the end of the last whole record in the buffer, in words, and sees whether anything is wrong behind it.
+    fn whole_records(&mut self) -> usize {
         let header = self.layout.header_words();
-        let words = &self.words[..words];
+        let unused = self.layout.unused_bits();
+        let words = &self.words[..self.filled / 4];
         let mut end = 0;
         while let Some(&first) = words.get(end) {
             let tag = Tag::from_header(first);
-            if tag == Tag::from_number(0) || tag == Tag::RESERVED {
-                return (end, Some(format!("expected a record, found {first:#010x}")));
+            if tag.number() == 0 || tag == Tag::RESERVED || first & unused != 0 {
+                self.state = State::Damaged(format!("expected a record, found {first:#010x}"));
+                return end;
             }
             let next = end + header + ((first & 0xffff) as usize).div_ceil(4);
             if next > words.len() {
@@ -132,8 +145,10 @@ impl Recording {
             end = next;
         }
         let rest = self.filled - 4 * end;
-        let cut = self.ended && rest > 0;
-        (end, cut.then(|| format!("the file ends inside a record, {rest} bytes after its start")))
+        if matches!(self.state, State::Ended) && rest > 0 {
+            self.state = State::Damaged(format!("it ends inside a record, {rest} bytes after the record's start"));
+        }
+        end
     }
 }
 
@@ -143,31 +158,19 @@ impl LogSource for Recording {
     }
 
     fn read(&mut self) -> Result<Read<'_>, LogError> {
-        if let Some(failure) = self.failure.take() {
-            self.ended = true;
-            self.filled = 4 * self.taken;
-            return Err(failure);
-        }
-        let words = match self.fill() {
-            Ok(words) => words,
-            Err(source) => return Err(LogError::Io { doing: "reading", path: self.path.clone(), source }),
-        };
-        let (whole, wrong) = self.whole_records(words);
-        self.taken = whole;
-        if let Some(reason) = wrong {
-            let corrupt = LogError::Corrupt { path: self.path.clone(), offset: self.base + 4 * whole as u64, reason };
-            if whole == 0 {
-                self.ended = true;
-                self.filled = 0;
-                return Err(corrupt);
+        while matches!(self.state, State::Reading) {
+            self.fill().map_err(|source| LogError::Io { doing: "reading", path: self.path.clone(), source })?;
+            self.taken = self.whole_records();
+            if self.taken > 0 {
+                return Ok(Read::Records(Records::new(&self.words[..self.taken], self.layout, &self.wanted)));
             }
-            self.failure = Some(corrupt);
         }
-        match whole {
-            0 if self.ended => Ok(Read::End),
-            // One record is larger than the buffer, which has grown for the next call.
-            0 => Ok(Read::Idle),
-            _ => Ok(Read::Records(Records::new(&self.words[..whole], self.layout, &self.wanted))),
+        // The damage is told once.
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Damaged(reason) => {
+                Err(LogError::Corrupt { path: self.path.clone(), offset: self.base + 4 * self.taken as u64, reason })
+            }
+            State::Reading | State::Ended => Ok(Read::End),
         }
     }
 }

@@ -1,0 +1,16 @@
+//! Words and the bytes that they are made of. The log is an array of 32-bit words; payloads are bytes in memory order, as
+//! varnishd wrote them.
+
+#![allow(unsafe_code)]
+
+/// The bytes of words.
+pub(super) fn bytes_of(words: &[u32]) -> &[u8] {
+    // SAFETY: any initialised u32s are initialised bytes, u8 has no alignment, and the length is that of the slice.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+/// The bytes of words, to read into.
+pub(super) fn bytes_of_mut(words: &mut [u32]) -> &mut [u8] {
+    // SAFETY: as above; every pattern of bytes is a valid u32, and the mutable borrow is handed on whole.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}
