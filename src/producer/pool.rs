@@ -53,8 +53,8 @@ impl Budget {
         let window_lines = (total / 16 / LINE_OVERHEAD).clamp(1024, 16_384);
         let window_bytes = (total / 16).clamp(1 << 20, 16 << 20);
         let batches = total.saturating_sub(window_lines * LINE_OVERHEAD + window_bytes);
-        // Small enough that every stream can have several.
-        let arena = 1 << (batches / (32 + 4 * streams)).clamp(8 << 10, 128 << 10).ilog2();
+        // Small enough that every stream can have several, and that a block of short lines does not leave most of it empty.
+        let arena = 1 << (batches / (32 + 4 * streams)).clamp(8 << 10, 64 << 10).ilog2();
         Self { batches, arena, window_lines, window_bytes }
     }
 
@@ -65,7 +65,7 @@ impl Budget {
 
     /// Batches that can exist at a time.
     fn count(&self) -> usize {
-        self.batches / self.batch() + 1
+        self.batches / self.arena + 1
     }
 }
 
@@ -86,6 +86,7 @@ pub struct Outlet {
     there: Sender<Box<Batch>>,
     returning: Receiver<Box<Batch>>,
     /// The one used last is used next: its memory is still in the caches.
+    #[expect(clippy::vec_box, reason = "they travel boxed: a pointer through the ring")]
     spare: Vec<Box<Batch>>,
     /// Bytes of the batches that are sent and not returned, and of the one or few that the reader fills.
     out: usize,
@@ -109,8 +110,8 @@ impl Outlet {
     ///
     /// When the producer is gone, the lines are counted as lost to [`LossCause::Shutdown`].
     pub fn send(&mut self, batch: Box<Batch>) {
-        // A batch with a very long line has outgrown what was reserved for it.
-        self.out = self.out - self.budget.batch() + self.charge(&batch);
+        // From now on it is charged what it takes: less where its lines are few, more where one has made it grow.
+        self.out = self.out - self.budget.batch() + batch.capacity();
         let (stream, lines, bytes) = (batch.stream, batch.len() as u64, batch.bytes() as u64);
         self.counters.backlog_bytes.fetch_add(bytes, Ordering::Relaxed);
         let refused = if self.there.is_closed() { Some(batch) } else { self.there.push(batch).err() };
@@ -141,15 +142,11 @@ impl Outlet {
     }
 
     fn keep(&mut self, mut batch: Box<Batch>) {
-        self.out -= self.charge(&batch);
+        self.out -= batch.capacity();
         if self.spare.len() < SPARE && batch.capacity() <= self.budget.batch() {
             batch.begin(0, 0, None);
             self.spare.push(batch);
         }
-    }
-
-    fn charge(&self, batch: &Batch) -> usize {
-        batch.capacity().max(self.budget.batch())
     }
 }
 
