@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub(super) struct DevBroker {
     /// Listen on this port, and further brokers on the next ones [default: free ones]
     #[arg(long, value_name = "P")]
     port: Option<u16>,
+    /// End when standard input does, and so with the program that started this one
+    #[arg(long)]
+    until_stdin_closes: bool,
 }
 
 /// `NAME[:PARTITIONS]`
@@ -66,6 +70,14 @@ impl DevBroker {
         };
         let mut out = io::stdout().lock();
         writeln!(out, "bootstrap: {bootstrap}").and_then(|()| out.flush()).context("writing to standard output")?;
+        if self.until_stdin_closes {
+            let stop = Arc::clone(&stop);
+            spawn(move || {
+                // An error is an end as well.
+                let _ = io::copy(&mut io::stdin(), &mut io::sink());
+                stop.store(true, Ordering::Relaxed);
+            })?;
+        }
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(50));
         }

@@ -215,6 +215,7 @@ impl Engine {
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let drain = self.control.ask_drain();
+        self.producer_stop.hurry(deadline);
         let done = || (self.control.drained() >= drain || self.control.stopped()) && self.counters.outstanding() == 0;
         wait(deadline, done)
     }

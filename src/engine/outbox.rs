@@ -5,19 +5,18 @@ use crate::message::SaltId;
 use crate::pipeline::Output;
 use crate::producer::Outlet;
 
-/// A batch is sent on once its lines have this many bytes.
-const FULL: usize = 128 << 10;
-
 /// Collects lines into batches.
 #[derive(Debug)]
 pub(super) struct Outbox {
     outlet: Outlet,
+    /// A batch is sent on once its lines have this many bytes.
+    full: usize,
     open: Vec<Option<Box<Batch>>>,
 }
 
 impl Outbox {
     pub(super) fn new(outlet: Outlet, streams: usize) -> Self {
-        Self { outlet, open: (0..streams).map(|_| None).collect() }
+        Self { full: outlet.full(), outlet, open: (0..streams).map(|_| None).collect() }
     }
 
     /// Sends on what there is, however little, as long as Kafka keeps up. When it does not, batches are filled first: they
@@ -45,7 +44,7 @@ impl Output for Outbox {
         let open = &mut self.open[stream];
         // A batch has consecutive numbers, one salt and one partition block.
         let must_end = |batch: &Batch| {
-            batch.next_sequence() != sequence || batch.salt != salt || batch.ends_block() || batch.bytes() >= FULL
+            batch.next_sequence() != sequence || batch.salt != salt || batch.ends_block() || batch.bytes() >= self.full
         };
         if let Some(batch) = open.take_if(|batch| !batch.is_empty() && must_end(batch)) {
             self.outlet.send(batch);

@@ -32,16 +32,21 @@ pub(super) struct Client {
 // SAFETY: librdkafka's handles may be used from any thread.
 unsafe impl Send for Client {}
 
-/// A message's headers, owned until they are handed over.
+/// A message's headers, owned until they are handed over, and again once its report has come.
 pub(super) struct Headers(*mut rd::rd_kafka_headers_t);
 
+// SAFETY: a list that belongs to this value is reached through it alone, and is plain memory to librdkafka.
+unsafe impl Send for Headers {}
+
 /// What came of a message.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Report {
     /// What [`Client::produce`] was told to name the message.
     pub(super) token: usize,
     /// `None`: acknowledged.
     pub(super) error: Option<RDKafkaErrorCode>,
+    /// The message's headers, to be used again.
+    pub(super) headers: Option<Headers>,
 }
 
 /// What librdkafka had to say.
@@ -126,12 +131,14 @@ impl Client {
             return Ok(());
         }
         // SAFETY: `error` is a valid error that belongs to this side.
-        let code = unsafe {
+        let (code, fatal) = unsafe {
             let code = rd::rd_kafka_error_code(error);
+            let fatal = rd::rd_kafka_error_is_fatal(error) != 0;
             rd::rd_kafka_error_destroy(error);
-            code
+            (code, fatal)
         };
-        Err(code.into())
+        // The code of a fatal error is that of its cause, which may look like a line's own.
+        if fatal { Err(RDKafkaErrorCode::Fatal) } else { Err(code.into()) }
     }
 
     /// Waits for something to happen, at the most for `timeout`, and gives the reports of one broker's answer. `None` when
@@ -147,13 +154,17 @@ impl Client {
         // SAFETY: the event is valid until it is dropped.
         match unsafe { rd::rd_kafka_event_type(event.0) } {
             rd::RD_KAFKA_EVENT_DR => {
-                // SAFETY: the event is a delivery report; a message that it gives is valid until the next call.
-                while let Some(message) = unsafe { rd::rd_kafka_event_message_next(event.0).as_ref() } {
-                    let error = match message.err {
+                loop {
+                    // SAFETY: the event is a delivery report.
+                    let message = unsafe { rd::rd_kafka_event_message_next(event.0) };
+                    // SAFETY: a message that the event gives is valid until the event is destroyed; null is its end.
+                    let Some(fields) = (unsafe { message.as_ref() }) else { break };
+                    let error = match fields.err {
                         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => None,
                         error => Some(error.into()),
                     };
-                    report(Report { token: message._private.addr(), error });
+                    let token = fields._private.addr();
+                    report(Report { token, error, headers: Headers::detach(message) });
                 }
                 Some(Event::Reports)
             }
@@ -192,6 +203,36 @@ impl Client {
             rd::rd_kafka_metadata_destroy(metadata);
             result
         }
+    }
+
+    /// Whether the client has failed for good: nothing that it is handed, or has, will be delivered any more.
+    ///
+    /// See "Fatal errors" of librdkafka's INTRODUCTION.md, and KIP-360.
+    pub(super) fn has_failed(&self) -> bool {
+        // SAFETY: the handle is valid; without room for it no text is written.
+        let code = unsafe { rd::rd_kafka_fatal_error(self.handle, ptr::null_mut(), 0) };
+        code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+
+    /// Makes the client fail for good, as if Kafka had said so.
+    #[cfg(test)]
+    pub(super) fn break_down(&self) {
+        // SAFETY: the handle is valid and the reason is a C string.
+        unsafe {
+            rd::rd_kafka_test_fatal_error(
+                self.handle,
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+                c"a test".as_ptr(),
+            );
+        }
+    }
+
+    /// Has what lingers sent at once, and waits for the acknowledgements, at the most for `timeout`. Their reports are still
+    /// to be [`poll`](Self::poll)ed.
+    pub(super) fn flush(&self, timeout: Duration) {
+        let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the handle is valid.
+        unsafe { rd::rd_kafka_flush(self.handle, timeout) };
     }
 
     /// Takes back every message that has not been acknowledged; their reports come as errors.
@@ -236,6 +277,32 @@ impl Headers {
         Self(unsafe { rd::rd_kafka_headers_new(count) })
     }
 
+    /// The headers of a message whose report has come.
+    fn detach(message: *const rd::rd_kafka_message_t) -> Option<Self> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is valid, as the caller has just got it from its report; librdkafka has done with it, and the
+        // call makes the headers ours (rdkafka.h). It takes a mutable pointer to clear its own field only.
+        let code = unsafe { rd::rd_kafka_message_detach_headers(message.cast_mut(), &raw mut headers) };
+        (code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !headers.is_null()).then_some(Self(headers))
+    }
+
+    /// Writes another value over that of the header that was added as `index`, counted from 0. `false` if it is not of
+    /// the same length.
+    #[inline]
+    pub(super) fn overwrite(&mut self, index: usize, value: &[u8]) -> bool {
+        let (mut name, mut old, mut length) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the list is valid, and so are the places for the answers.
+        let code = unsafe { rd::rd_kafka_header_get_all(self.0, index, &raw mut name, &raw mut old, &raw mut length) };
+        if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR || old.is_null() || length != value.len() {
+            return false;
+        }
+        // SAFETY: `old` points to `length` bytes on the heap that librdkafka allocated with the header, for a copy of the value
+        // (rd_kafka_header_add). The list is reached through this value alone, which is borrowed mutably, so nobody reads them
+        // meanwhile. That they are handed out as constant guards lists that librdkafka still uses; this one it has let go.
+        unsafe { ptr::copy_nonoverlapping(value.as_ptr(), old.cast_mut().cast(), length) };
+        true
+    }
+
     /// Adds a header; name and value are copied.
     pub(super) fn add(&mut self, name: &'static str, value: &[u8]) {
         // SAFETY: the list is valid; name and value are readable for the lengths that are told. The call fails for read-only
@@ -249,6 +316,13 @@ impl Headers {
                 value.len().cast_signed(),
             );
         }
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SAFETY: the list is valid.
+        f.debug_tuple("Headers").field(&unsafe { rd::rd_kafka_header_cnt(self.0) }).finish()
     }
 }
 

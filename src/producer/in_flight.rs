@@ -2,8 +2,7 @@
 //!
 //! A line is named by its batch's slot and its index there: that is the token of its message, and how its report finds it.
 
-use crate::batch::Batch;
-use crate::message::SaltId;
+use crate::batch::{Batch, Line};
 
 /// Lines of a batch fit 16 bits: a partition block has fewer.
 const LINE_BITS: u32 = 16;
@@ -14,14 +13,14 @@ pub(super) struct InFlight {
     batch: Box<Batch>,
     /// The next line to hand over.
     next: usize,
+    /// Whether a stream's queue names this slot: it must not be used for another batch then.
+    queued: bool,
     /// Lines handed over whose report has not come.
     waiting: usize,
     /// A bit for each line that is settled: acknowledged, or lost and counted.
     settled: Vec<u64>,
     /// Lines that are not settled.
     open: usize,
-    /// The salt's id as header text.
-    salt: Option<Box<str>>,
 }
 
 /// All of them, by slot.
@@ -42,16 +41,15 @@ pub(super) fn token(slot: usize, line: usize) -> usize {
 }
 
 impl InFlightTable {
-    /// Takes a batch in; gives its slot.
+    /// Takes a batch in, whose lines are to be handed over; gives its slot.
     pub(super) fn insert(&mut self, batch: Box<Batch>) -> usize {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         let lines = batch.len();
-        let salt = batch.salt.as_ref().map(SaltId::to_string).map(String::into_boxed_str);
         let settled = vec![0; lines.div_ceil(64)];
-        self.slots[slot] = Some(InFlight { batch, next: 0, waiting: 0, settled, open: lines, salt });
+        self.slots[slot] = Some(InFlight { batch, next: 0, queued: true, waiting: 0, settled, open: lines });
         slot
     }
 
@@ -59,9 +57,9 @@ impl InFlightTable {
         self.slots.get_mut(slot)?.as_mut()
     }
 
-    /// Gives the batch back if all its lines are settled and none is with librdkafka.
+    /// Gives the batch back if all its lines are settled, and neither a queue nor librdkafka names it any more.
     pub(super) fn release(&mut self, slot: usize) -> Option<Box<Batch>> {
-        let done = self.get(slot).is_some_and(|entry| entry.open == 0 && entry.waiting == 0);
+        let done = self.get(slot).is_some_and(|entry| entry.open == 0 && entry.waiting == 0 && !entry.queued);
         if !done {
             return None;
         }
@@ -79,6 +77,16 @@ impl InFlightTable {
         slots.into_iter().map(|(_, slot)| slot).collect()
     }
 
+    /// No report of any line will come any more: the client that had them is gone.
+    pub(super) fn forget_reports(&mut self) {
+        self.slots.iter_mut().flatten().for_each(|entry| entry.waiting = 0);
+    }
+
+    /// Whether there is no batch.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.len() == self.free.len()
+    }
+
     /// Lines that are not settled.
     #[cfg(test)]
     fn open(&self) -> usize {
@@ -89,10 +97,6 @@ impl InFlightTable {
 impl InFlight {
     pub(super) fn batch(&self) -> &Batch {
         &self.batch
-    }
-
-    pub(super) fn salt(&self) -> Option<&str> {
-        self.salt.as_deref()
     }
 
     /// The next line that is to be handed over, `None` behind the last.
@@ -109,10 +113,10 @@ impl InFlight {
         self.waiting += 1;
     }
 
-    /// The line's report has come. Its length in bytes.
-    pub(super) fn reported(&mut self, line: usize) -> usize {
+    /// The line's report has come. The line, and its length in bytes.
+    pub(super) fn reported(&mut self, line: usize) -> Option<(Line, usize)> {
         self.waiting = self.waiting.saturating_sub(1);
-        self.batch.line(line).map_or(0, |(_, text)| text.len())
+        self.batch.line(line).map(|(line, text)| (line, text.len()))
     }
 
     /// The line is acknowledged, or lost and counted. `false` if it was settled before.
@@ -125,18 +129,20 @@ impl InFlight {
         true
     }
 
-    /// The client that had lines of this batch is gone, and no report of it comes any more.
-    pub(super) fn forget_reports(&mut self) {
-        self.waiting = 0;
-    }
-
-    /// Hands over everything that is not settled once more.
+    /// Hands over everything that is not settled once more: a queue names the slot again.
     pub(super) fn rewind(&mut self) {
         self.next = 0;
+        self.queued = true;
+    }
+
+    /// No queue names the slot any more.
+    pub(super) fn unqueue(&mut self) {
+        self.queued = false;
     }
 
     /// Lines that are not settled; they are now.
     pub(super) fn settle_rest(&mut self) -> usize {
+        self.settled.fill(u64::MAX);
         std::mem::take(&mut self.open)
     }
 
@@ -147,6 +153,8 @@ impl InFlight {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -158,47 +166,126 @@ mod tests {
         batch
     }
 
+    /// What may happen to a batch. Numbers choose among what there is.
+    #[derive(Debug, Clone)]
+    enum Action {
+        Arrive {
+            lines: usize,
+        },
+        HandOver {
+            batch: usize,
+            lines: usize,
+        },
+        Acknowledge {
+            report: usize,
+        },
+        Lose {
+            batch: usize,
+        },
+        /// The client fails: nothing is reported any more, and everything that is not settled goes out again.
+        Restart,
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            2 => (1_usize..200).prop_map(|lines| Action::Arrive { lines }),
+            4 => (any::<usize>(), 1_usize..200).prop_map(|(batch, lines)| Action::HandOver { batch, lines }),
+            8 => any::<usize>().prop_map(|report| Action::Acknowledge { report }),
+            1 => any::<usize>().prop_map(|batch| Action::Lose { batch }),
+            1 => Just(Action::Restart),
+        ]
+    }
+
+    /// The table with its callers' side, and what it should know, by first number of the batch.
+    #[derive(Default)]
+    struct Model {
+        table: InFlightTable,
+        queue: VecDeque<usize>,
+        reports: Vec<usize>,
+        arrived: u64,
+        unsettled: BTreeSet<u64>,
+        released: BTreeSet<u64>,
+    }
+
+    impl Model {
+        fn apply(&mut self, action: Action) {
+            match action {
+                Action::Arrive { lines } => {
+                    let first = self.arrived;
+                    self.arrived += lines as u64;
+                    self.unsettled.extend(first..self.arrived);
+                    self.queue.push_back(self.table.insert(batch(first, lines)));
+                }
+                Action::HandOver { batch, lines } => {
+                    // Several streams take turns.
+                    let count = self.queue.len().max(1);
+                    self.queue.rotate_left(batch % count);
+                    let Some(&slot) = self.queue.front() else { return };
+                    for _ in 0..lines {
+                        let entry = self.table.get(slot).unwrap();
+                        let Some(line) = entry.next() else {
+                            entry.unqueue();
+                            self.queue.pop_front();
+                            return self.release(slot);
+                        };
+                        entry.handed_over();
+                        self.reports.push(token(slot, line));
+                    }
+                }
+                Action::Acknowledge { report } if !self.reports.is_empty() => {
+                    let (slot, line) = parts(self.reports.swap_remove(report % self.reports.len()));
+                    let entry = self.table.get(slot).unwrap();
+                    assert!(entry.reported(line).is_some());
+                    let sequence = entry.batch().first + line as u64;
+                    assert_eq!(entry.settle(line), self.unsettled.remove(&sequence));
+                    self.release(slot);
+                }
+                Action::Acknowledge { .. } => {}
+                Action::Lose { batch } => {
+                    let slots = self.table.in_order();
+                    let Some(&slot) = slots.get(batch % slots.len().max(1)) else { return };
+                    let entry = self.table.get(slot).unwrap();
+                    let sequence = entry.batch().first;
+                    assert_eq!(entry.settle(0), self.unsettled.remove(&sequence));
+                    self.release(slot);
+                }
+                Action::Restart => {
+                    self.reports.clear();
+                    self.queue.clear();
+                    self.table.forget_reports();
+                    for slot in self.table.in_order() {
+                        self.table.get(slot).unwrap().rewind();
+                        self.queue.push_back(slot);
+                    }
+                }
+            }
+        }
+
+        fn release(&mut self, slot: usize) {
+            if let Some(batch) = self.table.release(slot) {
+                assert!(self.unsettled.range(batch.first..batch.next_sequence()).next().is_none());
+                assert!(self.released.insert(batch.first), "released twice");
+            }
+        }
+    }
+
     proptest! {
-        /// Reports in any order settle each line once, and a batch is free once all of its are.
+        /// Whatever the order of hand-overs, reports, losses and restarts: every line is settled once, no batch is let go of
+        /// while librdkafka or a queue has it, and in the end every batch is.
         #[test]
-        fn every_line_is_settled_once(sizes in proptest::collection::vec(1_usize..200, 1..6), order in any::<u64>(), rewind: bool) {
-            let mut table = InFlightTable::default();
-            let mut handed = Vec::new();
-            for size in &sizes {
-                let slot = table.insert(batch(0, *size));
-                let entry = table.get(slot).unwrap();
-                while let Some(line) = entry.next() {
-                    entry.handed_over();
-                    handed.push(token(slot, line));
-                }
+        fn the_table_does_what_the_model_says(actions in proptest::collection::vec(action(), 0..60)) {
+            let mut model = Model::default();
+            for action in actions {
+                model.apply(action);
+                prop_assert_eq!(model.table.open(), model.unsettled.len());
             }
-            prop_assert_eq!(handed.len(), sizes.iter().sum::<usize>());
-            // A fixed shuffle.
-            handed.sort_by_key(|token| (*token as u64).wrapping_mul(order | 1));
-            let (first, second) = handed.split_at(handed.len() / 2);
-            let mut released = 0;
-            for token in first {
-                let (slot, line) = parts(*token);
-                let entry = table.get(slot).unwrap();
-                entry.reported(line);
-                prop_assert!(entry.settle(line));
-                prop_assert!(!entry.settle(line));
-                released += usize::from(table.release(slot).is_some());
+            while !model.queue.is_empty() {
+                model.apply(Action::HandOver { batch: 0, lines: usize::MAX });
             }
-            prop_assert_eq!(table.open(), second.len());
-            for token in second {
-                let (slot, line) = parts(*token);
-                let entry = table.get(slot).unwrap();
-                entry.reported(line);
-                if rewind {
-                    // The report was a failure of the client: the line goes out again.
-                    entry.rewind();
-                    prop_assert!(entry.next().is_some());
-                }
-                prop_assert!(entry.settle(line));
-                released += usize::from(table.release(slot).is_some());
+            while !model.reports.is_empty() {
+                model.apply(Action::Acknowledge { report: 0 });
             }
-            prop_assert_eq!((released, table.open()), (sizes.len(), 0));
+            prop_assert!(model.unsettled.is_empty() && model.table.is_empty());
         }
     }
 }

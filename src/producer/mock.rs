@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::ptr;
+use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::error::RDKafkaErrorCode;
@@ -26,9 +26,13 @@ impl MockCluster {
     /// [`ProducerError::Start`] when librdkafka cannot.
     pub fn start(brokers: u16) -> Result<Self, ProducerError> {
         let mut text = [0; 256];
-        // SAFETY: without a configuration the client gets the default one; `text` is writable for its length.
+        // Errors only: the client that owns the cluster has no brokers itself, and would say so.
+        // SAFETY: the configuration is new, name and value are C strings, and `text` is writable for its length. The client
+        // takes the configuration over.
         let owner = unsafe {
-            rd::rd_kafka_new(rd::rd_kafka_type_t::RD_KAFKA_PRODUCER, ptr::null_mut(), text.as_mut_ptr(), text.len())
+            let conf = rd::rd_kafka_conf_new();
+            rd::rd_kafka_conf_set(conf, c"log_level".as_ptr(), c"3".as_ptr(), text.as_mut_ptr(), text.len());
+            rd::rd_kafka_new(rd::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf, text.as_mut_ptr(), text.len())
         };
         if owner.is_null() {
             return Err(ProducerError::Start(super::client::message(&text)));
@@ -87,6 +91,27 @@ impl MockCluster {
                 false => rd::rd_kafka_mock_broker_set_down(self.cluster, broker.into()),
             }
         })
+    }
+
+    /// Makes a broker, counted from 1, answer this much later than it could.
+    ///
+    /// # Errors
+    ///
+    /// librdkafka's, when there is no such broker.
+    pub fn delay(&self, broker: u16, by: Duration) -> Result<(), RDKafkaErrorCode> {
+        let milliseconds = i32::try_from(by.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the cluster is valid.
+        check(unsafe { rd::rd_kafka_mock_broker_set_rtt(self.cluster, broker.into(), milliseconds) })
+    }
+
+    /// Makes the next requests to produce fail with these errors, one each.
+    pub fn fail_produce(&self, errors: &[RDKafkaRespErr]) {
+        /// Produce's number in Kafka's protocol.
+        const PRODUCE: i16 = 0;
+        // SAFETY: the cluster is valid, and `errors` is readable for its length.
+        unsafe {
+            rd::rd_kafka_mock_push_request_errors_array(self.cluster, PRODUCE, errors.len(), errors.as_ptr());
+        };
     }
 
     /// Makes every request about a topic fail.

@@ -4,6 +4,7 @@
 //! until every line of it is acknowledged, or lost and counted.
 
 mod client;
+mod headers;
 mod in_flight;
 pub mod mock;
 mod pool;
@@ -12,10 +13,10 @@ mod sender;
 
 pub use pool::{Inlet, Outlet, channel};
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -46,26 +47,60 @@ pub enum ProducerError {
     Start(String),
 }
 
-/// Tells the producer to come to an end.
+/// Tells the producer to come to an end, or to make haste.
 #[derive(Debug, Default)]
 pub struct Stop {
     asked: AtomicBool,
-    deadline: Mutex<Option<Instant>>,
+    state: Mutex<Wishes>,
+}
+
+#[derive(Debug, Default)]
+struct Wishes {
+    deadline: Option<Instant>,
+    hurry_until: Option<Instant>,
+    thread: Option<Thread>,
 }
 
 impl Stop {
     /// Asks for an end once everything is acknowledged, at `deadline` at the latest. Nothing may be sent to the inlet any
     /// more.
     pub fn ask(&self, deadline: Instant) {
-        *self.deadline.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(deadline);
+        self.wish(|wishes| wishes.deadline = Some(deadline));
+    }
+
+    /// Asks that lines do not linger until then: somebody waits for them to be acknowledged.
+    pub fn hurry(&self, until: Instant) {
+        self.wish(|wishes| wishes.hurry_until = Some(until));
+    }
+
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        let mut wishes = self.wishes();
+        change(&mut wishes);
         self.asked.store(true, Ordering::Release);
+        if let Some(thread) = &wishes.thread {
+            thread.unpark();
+        }
+    }
+
+    /// Says which thread to wake.
+    fn begin(&self) {
+        self.wishes().thread = Some(thread::current());
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if !self.asked.load(Ordering::Acquire) {
-            return None;
+        // In the common case nobody has wished anything, and no lock is taken.
+        if self.asked.load(Ordering::Acquire) { self.wishes().deadline } else { None }
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.asked.load(Ordering::Acquire) && {
+            let wishes = self.wishes();
+            wishes.deadline.is_some() || wishes.hurry_until.is_some_and(|until| Instant::now() < until)
         }
-        *self.deadline.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -94,20 +129,22 @@ impl Producer {
         counters: Arc<Counters>,
         inlet: Inlet,
     ) -> Result<Self, ProducerError> {
-        let properties: BTreeMap<String, String> = properties::complete(kafka)?;
+        let properties = properties::complete(kafka)?;
         let topics: Vec<String> = streams.iter().map(|(_, topic)| topic.clone()).collect();
         let client = Client::start(&properties, &topics)?;
         let fault = Fault::from_environment();
-        let sender = Sender::new(client, properties, host, boot, streams, counters, inlet, fault);
+        let propagation = properties::propagation(&properties);
+        let sender = Sender::new(client, properties, propagation, host, boot, streams, counters, inlet, fault);
         Ok(Self { sender })
     }
 
     /// The thread's body: sends until told to stop. A panic is caught, counted, and survived: what it had in hand is lost
     /// and counted, everything else goes on.
     pub fn run(&mut self, stop: &Stop) {
+        stop.begin();
         while catch_unwind(AssertUnwindSafe(|| self.sender.run(stop))).is_err() {
             self.sender.after_panic();
-            std::thread::sleep(REST);
+            thread::sleep(REST);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! librdkafka's properties: our defaults, and what may not be changed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::ProducerError;
 use crate::config::Kafka;
@@ -13,9 +14,6 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("linger.ms", "100"),
     ("batch.num.messages", "10000"),
     ("batch.size", "1000000"),
-    // What librdkafka holds beyond the batches costs about a kilobyte a line; the rest waits in the batches.
-    ("queue.buffering.max.messages", "50000"),
-    ("queue.buffering.max.kbytes", "1048576"),
     // A broker that comes back is found within seconds.
     ("reconnect.backoff.max.ms", "5000"),
     ("socket.keepalive.enable", "true"),
@@ -25,12 +23,14 @@ const DEFAULTS: &[(&str, &str)] = &[
 const FIXED: &[(&str, &str, &str)] = &[
     ("enable.idempotence", "true", "without it a retry can double or reorder lines"),
     ("acks", "all", "with less, a broker that fails takes acknowledged lines with it"),
+    ("retries", "2147483647", "with less, a short outage of a broker loses lines"),
     ("message.timeout.ms", "0", "with a time-out, an outage of Kafka loses lines; journal.max_bytes bounds what waits"),
 ];
 
 /// Other names of what is fixed, and what this program sets itself.
 const OWNED: &[(&str, &str)] = &[
     ("request.required.acks", "acks is always all"),
+    ("message.send.max.retries", "there are always as many as it takes"),
     ("delivery.timeout.ms", "lines never expire"),
     ("bootstrap.servers", "write kafka.bootstrap"),
     ("metadata.broker.list", "write kafka.bootstrap"),
@@ -57,6 +57,14 @@ pub(super) fn complete(kafka: &Kafka) -> Result<BTreeMap<String, String>, Produc
     Ok(properties)
 }
 
+/// How long the cluster may take to know a topic that was just created (`topic.metadata.propagation.max.ms`); a topic that is
+/// still missing then does not exist.
+pub(super) fn propagation(properties: &BTreeMap<String, String>) -> Duration {
+    let wanted = properties.get("topic.metadata.propagation.max.ms").and_then(|value| value.trim().parse().ok());
+    // librdkafka's default, and it has checked the value.
+    Duration::from_millis(wanted.unwrap_or(30_000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +85,8 @@ mod tests {
             ("acks", "1"),
             ("enable.idempotence", "false"),
             ("message.timeout.ms", "300000"),
+            ("retries", "3"),
+            ("message.send.max.retries", "3"),
             ("bootstrap.servers", "c:3"),
         ] {
             let error = complete_with(name, value).unwrap_err().to_string();

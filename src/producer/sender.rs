@@ -1,58 +1,91 @@
 //! The loop of the producer thread.
 
+mod trouble;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::client::{Client, Event, Headers, Report};
+use self::trouble::{Trouble, loss_of};
+use super::client::{Client, Event, Report};
+use super::headers::StreamHeaders;
 use super::in_flight::{InFlightTable, parts, token};
 use super::{Inlet, Stop};
-use crate::batch::Batch;
 use crate::counters::{Counters, LossCause};
 use crate::fault::Fault;
-use crate::message::{Boot, HEADER_BOOT, HEADER_HOST, HEADER_SALT, HEADER_SEQUENCE, HEADER_STREAM};
+use crate::message::Boot;
 
-/// How long the thread sleeps when there is nothing to do. The reader does not wake it: what it sends lingers anyway.
-const NAP: Duration = Duration::from_millis(10);
+/// How long the thread sleeps between rounds, at least and at most. Neither the reader nor librdkafka wakes it: a wake-up costs as much as ten
+/// lines, and what it hands over lingers anyway.
+const NAP: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(80));
 
-/// How long the cluster is asked for a topic's partitions, and how long until it is asked again.
-const ASK: Duration = Duration::from_millis(500);
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A round with fewer lines and reports than this has had little to do.
+const LITTLE: usize = 64;
 
-/// A message about the same trouble is logged this often.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// How long a round takes once somebody waits for the last acknowledgements.
+const HURRY: Duration = Duration::from_millis(3);
+
+/// How long the cluster is asked for a topic's partitions, and how long until it is asked again: more each time.
+const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// How long a failed client may take to give back what it has.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// A topic and the lines that wait for it.
 #[derive(Debug)]
 struct Stream {
     name: String,
     topic: String,
+    headers: StreamHeaders,
     /// Known once the cluster has told; the same for the whole boot, since lines are placed by it.
     partitions: Option<u32>,
+    /// Whether the topic could be written to when last asked or tried.
+    open: bool,
     ask_at: Instant,
+    /// How long the next question may take.
+    patience: Duration,
+    /// Since when the cluster has been saying that there is no such topic.
+    missing_since: Option<Instant>,
     /// Slots with lines to hand over, in order.
     queue: VecDeque<usize>,
 }
 
-/// All that the producer thread has.
+/// Acknowledged lines of one stream that are not in the counters yet: those are shared, and reports come by the hundred.
+#[derive(Debug, Default)]
+struct Tally {
+    stream: usize,
+    lines: u64,
+    bytes: u64,
+}
+
+/// All that the producer thread has. A panic leaves it as it was between two lines or two reports.
 #[derive(Debug)]
 pub(super) struct Sender {
     client: Option<Client>,
     properties: BTreeMap<String, String>,
-    host: String,
     boot: Boot,
     streams: Vec<Stream>,
+    /// The stream whose turn it is to come first.
+    turn: usize,
     counters: Arc<Counters>,
     inlet: Inlet,
     table: InFlightTable,
+    /// Lines that librdkafka has, and their bytes: see [`Budget`](super::pool::Budget).
+    window: (usize, usize),
+    /// Reports that were taken and not been looked at.
+    reports: Vec<Report>,
+    tally: Tally,
     fault: Fault,
     /// The line that is being handed over: if there is a panic, it is the one that is lost.
     in_hand: Option<(usize, usize)>,
     /// The client has failed for good; what it gives back is sent again by the next one.
     failed: bool,
-    said_at: BTreeMap<&'static str, Instant>,
+    /// How long a topic may be missing until its lines are lost.
+    propagation: Duration,
+    trouble: Trouble,
 }
 
 impl Sender {
@@ -60,6 +93,7 @@ impl Sender {
     pub(super) fn new(
         client: Client,
         properties: BTreeMap<String, String>,
+        propagation: Duration,
         host: &str,
         boot: Boot,
         streams: Vec<(String, String)>,
@@ -68,37 +102,65 @@ impl Sender {
         fault: Fault,
     ) -> Self {
         let ask_at = Instant::now();
-        let stream = |(name, topic)| Stream { name, topic, partitions: None, ask_at, queue: VecDeque::new() };
+        let stream = |(name, topic): (String, String)| Stream {
+            headers: StreamHeaders::new(host, boot, &name),
+            name,
+            topic,
+            partitions: None,
+            open: false,
+            ask_at,
+            patience: ASK.0,
+            missing_since: None,
+            queue: VecDeque::new(),
+        };
         Self {
             client: Some(client),
             properties,
-            host: host.to_owned(),
             boot,
             streams: streams.into_iter().map(stream).collect(),
+            turn: 0,
             counters,
             inlet,
             table: InFlightTable::default(),
+            window: (0, 0),
+            reports: Vec::new(),
+            tally: Tally::default(),
             fault,
             in_hand: None,
             failed: false,
-            said_at: BTreeMap::new(),
+            propagation,
+            trouble: Trouble::default(),
         }
     }
 
     /// Sends until told to stop.
     pub(super) fn run(&mut self, stop: &Stop) {
+        let mut rest = NAP.0;
         loop {
+            // Asked before what was sent is taken in: whoever asks has sent everything.
             let deadline = stop.deadline();
             let taken = self.take_in();
             self.ask_for_partitions();
-            let full = (0..self.streams.len()).any(|stream| self.hand_over(stream));
-            let timeout = if taken && !full { Duration::ZERO } else { NAP };
-            self.poll(timeout);
+            let full = self.hand_over_all();
+            let nap = if stop.is_urgent() { HURRY } else { rest };
+            if full {
+                // Reports make room.
+                self.poll(nap);
+            } else if nap == HURRY && self.window.0 > 0 {
+                self.flush(HURRY);
+                self.poll(Duration::ZERO);
+            } else {
+                let reported = self.poll(Duration::ZERO);
+                rest = if taken + reported < LITTLE { NAP.1.min(rest * 2) } else { NAP.0 };
+                if !(deadline.is_some() && self.table.is_empty()) {
+                    thread::park_timeout(nap);
+                }
+            }
             if self.failed {
-                self.start_over();
+                self.start_over(deadline);
             }
             if let Some(deadline) = deadline {
-                if self.table.in_order().is_empty() {
+                if self.table.is_empty() {
                     return;
                 }
                 if Instant::now() >= deadline {
@@ -112,38 +174,55 @@ impl Sender {
     pub(super) fn after_panic(&mut self) {
         self.counters.panics.add(1);
         tracing::error!("a defect in the producer thread was caught; sending goes on");
-        if let Some((slot, line)) = self.in_hand.take() {
-            self.lose(slot, line, LossCause::Panic);
-            self.release(slot);
+        if let Some((slot, line)) = self.in_hand.take()
+            && let Some(entry) = self.table.get(slot)
+            && entry.settle(line)
+        {
+            // The slot is still in its stream's queue, and released from there.
+            let stream = entry.batch().stream;
+            self.counters.streams[stream].lose(LossCause::Panic, 1);
         }
     }
 
-    /// Takes in what the reader has sent. Whether there was anything.
-    fn take_in(&mut self) -> bool {
-        let mut taken = false;
+    /// Takes in what the reader has sent. How many lines that was.
+    fn take_in(&mut self) -> usize {
+        let mut taken = 0;
         while let Some(batch) = self.inlet.take() {
-            taken = true;
             let stream = batch.stream;
+            taken += batch.len();
             let slot = self.table.insert(batch);
             self.streams[stream].queue.push_back(slot);
         }
         taken
     }
 
+    /// Asks the cluster about one topic, if its lines wait for the answer. While no broker is there, the question takes as long
+    /// as it may; nothing could be sent meanwhile.
     fn ask_for_partitions(&mut self) {
         let now = Instant::now();
-        let waiting = |stream: &Stream| stream.partitions.is_none() && !stream.queue.is_empty() && stream.ask_at <= now;
+        let waiting = |stream: &Stream| !stream.open && !stream.queue.is_empty() && stream.ask_at <= now;
         let Some(index) = self.streams.iter().position(waiting) else { return };
         let Some(client) = &self.client else { return };
-        match client.partitions(index, ASK) {
+        let stream = &mut self.streams[index];
+        let answer = client.partitions(index, stream.patience);
+        let now = Instant::now();
+        stream.ask_at = now + stream.patience;
+        stream.patience = (stream.patience * 2).min(ASK.1);
+        match answer {
             Ok(partitions) => {
-                let stream = &mut self.streams[index];
-                stream.partitions = Some(partitions);
-                tracing::info!(topic = stream.topic, partitions, "the topic was found");
+                (stream.open, stream.patience, stream.missing_since) = (true, ASK.0, None);
+                if stream.partitions.is_none() {
+                    stream.partitions = Some(partitions);
+                    tracing::info!(topic = stream.topic, partitions, "the topic was found");
+                }
             }
             Err(code) => {
-                self.streams[index].ask_at = Instant::now() + ASK_AGAIN;
-                if self.may_say("partitions") {
+                let missing = loss_of(code) == LossCause::UnknownTopic;
+                stream.missing_since = if missing { stream.missing_since.or(Some(now)) } else { None };
+                let given_up = stream.missing_since.is_some_and(|since| now.duration_since(since) >= self.propagation);
+                if given_up {
+                    self.lose_queue(index, code);
+                } else if self.trouble.may_say("partitions") {
                     tracing::warn!(
                         topic = self.streams[index].topic,
                         error = %code,
@@ -154,79 +233,124 @@ impl Sender {
         }
     }
 
-    /// Hands over a stream's lines. Whether librdkafka's queue is full.
+    /// Loses a stream's lines that were not handed over: they must not take the room of other streams for ever.
+    fn lose_queue(&mut self, index: usize, code: RDKafkaErrorCode) {
+        while let Some(slot) = self.streams[index].queue.pop_front() {
+            if let Some(entry) = self.table.get(slot) {
+                entry.unqueue();
+                let lines = entry.settle_rest();
+                self.count_lost(index, code, lines as u64);
+                self.release(slot);
+            }
+        }
+    }
+
+    /// Hands over what there is room for, beginning with another stream each time. Whether something is left over.
+    fn hand_over_all(&mut self) -> bool {
+        self.turn = (self.turn + 1) % self.streams.len().max(1);
+        let (first, count) = (self.turn, self.streams.len());
+        (0..count).any(|offset| self.hand_over((first + offset) % count))
+    }
+
+    /// Hands over a stream's lines. Whether there is no room for more.
     fn hand_over(&mut self, index: usize) -> bool {
-        let Some(partitions) = self.streams[index].partitions else { return false };
+        let budget = self.inlet.budget();
+        let Some(partitions) = self.streams[index].partitions.filter(|_| self.streams[index].open) else {
+            return false;
+        };
         while let (Some(&slot), Some(client)) = (self.streams[index].queue.front(), &self.client) {
-            self.fault.hit("producer");
-            let mut lost = Vec::new();
             let Some(entry) = self.table.get(slot) else {
                 self.streams[index].queue.pop_front();
                 continue;
             };
-            let mut full = false;
+            let mut refused = None;
             while let Some(line) = entry.next() {
                 self.in_hand = Some((slot, line));
+                if line == 0 {
+                    self.fault.hit("producer");
+                }
                 let batch = entry.batch();
                 let Some((shape, text)) = batch.line(line) else { break };
-                let sequence = batch.first + line as u64;
-                let mut headers = Headers::with_capacity(5);
-                headers.add(HEADER_HOST, self.host.as_bytes());
-                headers.add(HEADER_BOOT, self.boot.as_bytes());
-                headers.add(HEADER_STREAM, self.streams[index].name.as_bytes());
-                headers.add(HEADER_SEQUENCE, &sequence.to_be_bytes());
-                if let Some(salt) = entry.salt().filter(|_| shape.hashed) {
-                    headers.add(HEADER_SALT, salt.as_bytes());
+                let (lines, bytes) = self.window;
+                if lines >= budget.window_lines || (lines > 0 && bytes + text.len() > budget.window_bytes) {
+                    self.in_hand = None;
+                    return true;
                 }
+                let sequence = batch.first + line as u64;
+                let salt = batch.salt.filter(|_| shape.hashed);
+                let headers = self.streams[index].headers.take(sequence, salt);
                 let partition = self.boot.partition(sequence, partitions);
                 match client.produce(index, partition, shape.timestamp, token(slot, line), text, headers) {
-                    Ok(()) => entry.handed_over(),
+                    Ok(()) => {
+                        self.window = (lines + 1, bytes + text.len());
+                        entry.handed_over();
+                    }
                     Err(RDKafkaErrorCode::QueueFull) => {
-                        full = true;
-                        break;
+                        self.in_hand = None;
+                        return true;
                     }
                     // It has failed for good; the next client sends this line.
                     Err(RDKafkaErrorCode::Fatal) => {
+                        self.in_hand = None;
                         self.failed = true;
-                        full = true;
-                        break;
+                        return true;
+                    }
+                    // librdkafka takes nothing for the topic until it has heard better; so the line can wait.
+                    Err(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                        self.in_hand = None;
+                        let stream = &mut self.streams[index];
+                        (stream.open, stream.ask_at) = (false, Instant::now() + ASK.1);
+                        if self.trouble.may_say("closed") {
+                            let topic = &self.streams[index].topic;
+                            tracing::error!(topic, error = %code, "lines wait until this client may write to the topic");
+                        }
+                        return false;
                     }
                     Err(code) => {
-                        lost.push((line, code));
                         entry.settle(line);
+                        refused = Some(code);
+                        break;
                     }
                 }
             }
             self.in_hand = None;
-            for (_, code) in &lost {
-                self.count_lost(index, *code);
+            if let Some(code) = refused {
+                self.count_lost(index, code, 1);
+                continue;
             }
-            if full {
-                return true;
-            }
+            entry.unqueue();
             self.streams[index].queue.pop_front();
             self.release(slot);
         }
         false
     }
 
-    /// Takes what librdkafka reports, waiting for the first report at the most for `timeout`.
-    fn poll(&mut self, timeout: Duration) {
-        let mut timeout = timeout;
-        let mut reports = Vec::new();
+    /// Takes what librdkafka reports, waiting for the first report at the most for `timeout`. How many messages it was of.
+    fn poll(&mut self, mut timeout: Duration) -> usize {
+        let mut reported = 0;
         loop {
-            let Some(client) = &self.client else { return };
-            let Some(event) = client.poll(timeout, |report| reports.push(report)) else { break };
-            timeout = Duration::ZERO;
-            for report in reports.drain(..) {
+            reported += self.reports.len();
+            while let Some(report) = self.reports.pop() {
                 self.reported(report);
             }
+            let Some(client) = &self.client else { break };
+            let reports = &mut self.reports;
+            let Some(event) = client.poll(timeout, |report| reports.push(report)) else { break };
+            timeout = Duration::ZERO;
             if let Event::Error { code, text, fatal } = event {
                 self.failed |= fatal;
-                if fatal || self.may_say("error") {
+                if fatal || self.trouble.may_say("error") {
                     tracing::warn!(error = %code, "Kafka: {text}");
                 }
             }
+        }
+        self.count_tally();
+        reported
+    }
+
+    fn flush(&self, timeout: Duration) {
+        if let Some(client) = &self.client {
+            client.flush(timeout);
         }
     }
 
@@ -234,50 +358,56 @@ impl Sender {
     fn reported(&mut self, report: Report) {
         let (slot, line) = parts(report.token);
         let Some(entry) = self.table.get(slot) else { return };
-        let bytes = entry.reported(line);
-        let stream = entry.batch().stream;
+        let Some((shape, bytes)) = entry.reported(line) else { return };
+        self.window = (self.window.0.saturating_sub(1), self.window.1.saturating_sub(bytes));
+        let batch = entry.batch();
+        let (stream, salt) = (batch.stream, batch.salt.filter(|_| shape.hashed));
+        if let Some(headers) = report.headers {
+            self.streams[stream].headers.give_back(headers, salt);
+        }
         match report.error {
             None => {
                 if entry.settle(line) {
-                    self.counters.streams[stream].acknowledged.add(1);
-                    self.counters.streams[stream].acknowledged_bytes.add(bytes as u64);
+                    self.tally(stream, bytes);
                 }
             }
-            // Given back by a client that has failed: the next one sends it.
-            Some(_) if self.failed => {}
-            Some(RDKafkaErrorCode::Fatal) => self.failed = true,
             Some(code) => {
-                if entry.settle(line) {
-                    self.count_lost(stream, code);
+                self.failed |= code == RDKafkaErrorCode::Fatal || self.client.as_ref().is_none_or(Client::has_failed);
+                // What a client that has failed gives back, the next one sends.
+                if !self.failed && entry.settle(line) {
+                    self.count_lost(stream, code, 1);
                 }
             }
         }
         self.release(slot);
     }
 
-    fn count_lost(&mut self, stream: usize, code: RDKafkaErrorCode) {
-        let (cause, advice) = match code {
-            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
-                (LossCause::TooLarge, "raise message.max.bytes here and max.message.bytes of the topic")
-            }
-            RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::InvalidTopic => (LossCause::UnknownTopic, "create the topic"),
-            _ => (LossCause::Refused, "see the broker's log"),
-        };
-        self.counters.streams[stream].lose(cause, 1);
-        if self.may_say(cause.name()) {
-            let stream = &self.streams[stream];
-            tracing::error!(stream = stream.name, topic = stream.topic, error = %code, "a line is lost: {advice}");
+    /// Notes an acknowledged line.
+    #[inline]
+    fn tally(&mut self, stream: usize, bytes: usize) {
+        if self.tally.stream != stream {
+            self.count_tally();
+            self.tally.stream = stream;
         }
+        self.tally.lines += 1;
+        self.tally.bytes += bytes as u64;
     }
 
-    fn lose(&mut self, slot: usize, line: usize, cause: LossCause) {
-        let Some(entry) = self.table.get(slot) else { return };
-        if entry.settle(line) {
-            let stream = entry.batch().stream;
-            self.counters.streams[stream].lose(cause, 1);
+    /// Puts into the counters what was noted.
+    fn count_tally(&mut self) {
+        let Tally { stream, lines, bytes } = std::mem::take(&mut self.tally);
+        let counters = &self.counters.streams[stream];
+        counters.acknowledged.add(lines);
+        counters.acknowledged_bytes.add(bytes);
+    }
+
+    fn count_lost(&mut self, stream: usize, code: RDKafkaErrorCode, lines: u64) {
+        let cause = loss_of(code);
+        self.counters.streams[stream].lose(cause, lines);
+        if self.trouble.may_say(cause.name()) {
+            let advice = trouble::advice(cause);
+            let stream = &self.streams[stream];
+            tracing::error!(stream = stream.name, topic = stream.topic, error = %code, "lines are lost: {advice}");
         }
     }
 
@@ -289,27 +419,32 @@ impl Sender {
 
     /// After a fatal error: another client, which sends all that is not acknowledged once more, in order. A line that was
     /// delivered without its acknowledgement is doubled then, and dropped by its number downstream.
-    fn start_over(&mut self) {
+    fn start_over(&mut self, deadline: Option<Instant>) {
         tracing::error!("the Kafka client has failed for good; starting another one");
         if let Some(client) = &self.client {
             client.purge();
         }
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while self.client.as_ref().is_some_and(|client| client.outstanding() > 0) && Instant::now() < deadline {
-            self.poll(NAP);
+        let limit = Instant::now() + GIVE_BACK;
+        let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
+        while self.client.as_ref().is_some_and(|client| client.outstanding() > 0) && Instant::now() < limit {
+            self.poll(HURRY);
         }
         // Its threads are gone after this, and with them every claim on a batch.
         self.client = None;
+        self.reports.clear();
+        self.window = (0, 0);
+        self.table.forget_reports();
         let topics: Vec<String> = self.streams.iter().map(|stream| stream.topic.clone()).collect();
-        loop {
+        while self.client.is_none() {
             match Client::start(&self.properties, &topics) {
-                Ok(client) => {
-                    self.client = Some(client);
-                    break;
-                }
+                Ok(client) => self.client = Some(client),
                 Err(error) => {
+                    // The properties were taken once: it can only be the system that has run out of something.
                     tracing::error!(%error, "trying again in a second");
-                    std::thread::sleep(ASK_AGAIN);
+                    thread::sleep(ASK.1);
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return;
+                    }
                 }
             }
         }
@@ -317,7 +452,6 @@ impl Sender {
         self.streams.iter_mut().for_each(|stream| stream.queue.clear());
         for slot in self.table.in_order() {
             if let Some(entry) = self.table.get(slot) {
-                entry.forget_reports();
                 entry.rewind();
                 let stream = entry.batch().stream;
                 self.streams[stream].queue.push_back(slot);
@@ -329,26 +463,19 @@ impl Sender {
     fn give_up(&mut self) {
         // librdkafka lets go of the batches first.
         self.client = None;
+        self.reports.clear();
+        self.table.forget_reports();
+        self.take_in();
         for slot in self.table.in_order() {
             let Some(entry) = self.table.get(slot) else { continue };
+            entry.unqueue();
             let (stream, lines) = (entry.batch().stream, entry.settle_rest());
-            entry.forget_reports();
             self.counters.streams[stream].lose(LossCause::Shutdown, lines as u64);
             self.release(slot);
         }
-        while let Some(batch) = self.inlet.take() {
-            self.counters.streams[batch.stream].lose(LossCause::Shutdown, Batch::len(&batch) as u64);
-            self.inlet.give_back(batch);
-        }
         tracing::error!("Kafka did not acknowledge everything in time; the rest is lost and counted");
     }
-
-    fn may_say(&mut self, kind: &'static str) -> bool {
-        let now = Instant::now();
-        let due = self.said_at.get(kind).is_none_or(|said| now.duration_since(*said) >= SAY_AGAIN);
-        if due {
-            self.said_at.insert(kind, now);
-        }
-        due
-    }
 }
+
+#[cfg(test)]
+mod tests;
