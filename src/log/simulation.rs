@@ -1,6 +1,9 @@
 //! A writer that keeps varnishd's protocol, step by step, for tests: several threads can be anywhere between taking room and
 //! finishing a record.
 
+// The fuzz target needs less of it than the tests.
+#![cfg_attr(not(test), allow(dead_code))]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
