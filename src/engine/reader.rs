@@ -87,7 +87,8 @@ impl<S: LogSource> Reader<S> {
         while !self.control.should_stop() {
             let now = Instant::now();
             let position = self.source.position();
-            if self.taken_until == position {
+            // Also true behind an overrun that skipped the place.
+            if self.taken_until.is_some_and(|until| position.is_none_or(|position| !position.is_before(until))) {
                 self.taken_until = None;
             }
             match self.source.read() {
@@ -129,7 +130,6 @@ impl<S: LogSource> Reader<S> {
                     segments,
                     "varnishd overwrote its log before it was read: requests are lost unnumbered; raise varnishd's -l"
                 );
-                self.taken_until = None;
             }
             Event::Abandoned => tracing::warn!("varnishd's child has gone; waiting for the next one"),
             Event::Reacquired => {
