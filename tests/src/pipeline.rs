@@ -71,6 +71,9 @@ pub struct Report {
     pub sent: u64,
     /// Requests that varnishd counted (`MAIN.client_req`).
     pub counted: u64,
+    /// Times that a request was resumed from the waiting list of a page that another one was fetching already
+    /// (`MAIN.busy_wakeup`). varnishd adds it to `counted` a second time then, unless it is for an ESI include.
+    pub resumed: u64,
     /// Lines rendered (`KAFKALOG.webrequest.lines`).
     pub lines: u64,
     /// Lines that Kafka acknowledged (`KAFKALOG.webrequest.acknowledged`).
@@ -117,6 +120,17 @@ impl Report {
             table
         })
     }
+
+    /// Why varnishd's number may be larger than that of the lines.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        (self.counted > self.lines).then(|| {
+            format!(
+                "varnishd counts a request again when it waited for another one's fetch (MAIN.busy_wakeup: {}).",
+                self.resumed
+            )
+        })
+    }
 }
 
 /// `1234567` as `1,234,567`.
@@ -161,7 +175,7 @@ impl Pipeline<'_> {
         let load = began.elapsed();
 
         progress(Progress::Step("waiting until Kafka has acknowledged"));
-        let [counted, lines, acknowledged] = self.settle(&mut varnishd).with_context(|| "after the load".to_owned())?;
+        let [counted, lines, acknowledged, resumed] = self.settle(&mut varnishd)?;
         progress(Progress::Step("stopping varnishd"));
         varnishd.stop(STOP)?;
 
@@ -190,6 +204,7 @@ impl Pipeline<'_> {
         Ok(Report {
             sent: sent.len() as u64,
             counted,
+            resumed,
             lines,
             acknowledged,
             records: records.count,
@@ -211,8 +226,9 @@ impl Pipeline<'_> {
         let bootstrap = wait::until("Kafka's address", START, self.stop, || {
             broker.check()?;
             let printed = broker.output()?;
-            let line = printed.split_once('\n').and_then(|(line, _)| line.strip_prefix("bootstrap: "));
-            Ok(line.map(|bootstrap| bootstrap.trim().to_owned()))
+            // A line is whole once its end is there.
+            let line = printed.split_inclusive('\n').find_map(|line| line.strip_prefix("bootstrap: "));
+            Ok(line.and_then(|line| line.strip_suffix('\n')).map(|bootstrap| bootstrap.trim().to_owned()))
         })?;
         Ok((broker, bootstrap))
     }
@@ -278,18 +294,23 @@ format = "webrequest"
         })
     }
 
-    /// Requests counted, lines and acknowledged lines, once these have caught up.
-    fn settle(&self, varnishd: &mut Varnishd) -> anyhow::Result<[u64; 3]> {
-        let mut last = [0; 3];
+    /// Requests counted, lines, acknowledged lines, and requests resumed, once these have caught up.
+    fn settle(&self, varnishd: &mut Varnishd) -> anyhow::Result<[u64; 4]> {
+        let mut last = [0; 4];
         let settled = wait::until("every line to be acknowledged", ACKNOWLEDGE, self.stop, || {
             let counters = varnishd.counters()?;
-            let names = ["MAIN.client_req", "KAFKALOG.webrequest.lines", "KAFKALOG.webrequest.acknowledged"];
+            let names = [
+                "MAIN.client_req",
+                "KAFKALOG.webrequest.lines",
+                "KAFKALOG.webrequest.acknowledged",
+                "MAIN.busy_wakeup",
+            ];
             last = names.map(|name| counters.get(name).copied().unwrap_or(0));
-            let [counted, lines, acknowledged] = last;
+            let [counted, lines, acknowledged, _] = last;
             Ok((counted >= self.requests && lines >= self.requests && acknowledged == lines).then_some(last))
         });
         settled.with_context(|| {
-            let [counted, lines, acknowledged] = last;
+            let [counted, lines, acknowledged, _] = last;
             format!("of {} requests, {counted} counted, {lines} lines, {acknowledged} acknowledged", self.requests)
         })
     }

@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
+use kafkalog_tests::programs::Programs;
+
 /// Two scenarios at a time: most of their time is spent waiting.
 const AT_A_TIME: usize = 2;
 
@@ -17,7 +19,7 @@ const SECONDS: &str = "60";
 #[test]
 fn every_scenario_passes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
-    let built = build(root);
+    let built = Programs::build().expect("the programs can be built");
     let scenarios = Mutex::new(scenarios(&root.join("tests/vtc")).into_iter());
     let failed = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -26,7 +28,7 @@ fn every_scenario_passes() {
                 loop {
                     let Some(scenario) = scenarios.lock().expect("no panic").next() else { break };
                     let name = scenario.file_name().expect("it is a file").to_string_lossy().into_owned();
-                    let (output, took) = run(root, &built, &scenario);
+                    let (output, took) = run(root, built.directory(), &scenario);
                     if output.status.success() {
                         println!("{name}: passed in {:.1} s", took.as_secs_f64());
                     } else {
@@ -39,34 +41,6 @@ fn every_scenario_passes() {
     });
     let failed = failed.into_inner().expect("no panic");
     assert!(failed.is_empty(), "failed: {failed:?}");
-}
-
-/// Builds the module and the program, and returns where they are.
-///
-/// A cdylib cannot be a dependency of this package, and a stale one would be tested without a word.
-fn build(root: &Path) -> PathBuf {
-    let directory = env::current_exe()
-        .expect("Linux tells")
-        .ancestors()
-        .nth(2)
-        .expect("a test lies in target/<profile>/deps")
-        .to_owned();
-    let profile = match directory.file_name().and_then(|name| name.to_str()) {
-        Some("debug") => "dev",
-        Some(profile) => profile,
-        None => panic!("{} has no name", directory.display()),
-    };
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--profile", profile, "-p", "kafkalog", "-p", "vmod_kafkalog"])
-        // Without the environment variable KAFKALOG_FAULT it changes nothing.
-        .args(["--features", "vmod_kafkalog/fault-injection"])
-        .arg("--target-dir")
-        .arg(directory.parent().expect("a profile's directory lies in target"))
-        .current_dir(root)
-        .status()
-        .expect("cargo runs this test");
-    assert!(status.success(), "cargo build failed");
-    directory
 }
 
 fn scenarios(directory: &Path) -> Vec<PathBuf> {

@@ -100,6 +100,9 @@ fn print(report: &Report, kept: Option<&PathBuf>) -> io::Result<()> {
         writeln!(out, "\nA record:\n{sample:#}")?;
     }
     writeln!(out, "\n{}", report.table())?;
+    if let Some(remark) = report.remark() {
+        writeln!(out, "{remark}")?;
+    }
     let rate = report.sent as f64 / report.load.as_secs_f64();
     let searched = report.searched as f64 / 1e6;
     writeln!(
