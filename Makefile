@@ -7,7 +7,7 @@ CARGO := cargo
 # What the build and the tests need from Debian.
 PACKAGES := ca-certificates g++ gcc libclang-dev libc6-dev libvarnishapi-dev make pkg-config python3 varnish zlib1g-dev
 
-.PHONY: help setup build release test lint loom deny clean
+.PHONY: help setup build release test lint loom demo deny clean
 
 help: ## Show the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ release: setup ## Build the programs and the module as they are deployed
 test: build ## Run every test, those with a real varnishd included
 	$(CARGO) test --workspace
 	$(MAKE) loom
+
+demo: release ## Drive 100,000 requests through varnishd, Kafka and the sink, and compare both ends
+	$(CARGO) build --release -p kafkalog-tests --bin demo
+	KAFKALOG_BIN_DIR=$(CURDIR)/target/release target/release/demo
 
 loom: setup ## Try every interleaving of the ring's two threads
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p kafkalog --no-default-features --lib ring
