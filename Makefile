@@ -1,48 +1,67 @@
 # kafkalog: the commands of the README. On a fresh Debian 12 machine, as root or with sudo.
 
 SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-CARGO := cargo
+CARGO ?= cargo
+REQUESTS ?= 100000
 
 # What the build and the tests need from Debian.
 PACKAGES := ca-certificates g++ gcc libclang-dev libc6-dev libvarnishapi-dev make pkg-config python3 varnish zlib1g-dev
 
-.PHONY: help setup build release test lint loom demo deny clean
+.PHONY: help setup build release demo test lint loom bench deny clean
 
 help: ## Show the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# Where there is no cargo, or an old one, Debian 12 has a recent Rust under names of its own. rustup's cargo fetches what
+# rust-toolchain.toml asks for.
 setup: ## Install what is missing: Debian packages, and a Rust that is new enough
-	@missing=$$(for package in $(PACKAGES); do dpkg-query -W -f='$${Status}\n' $$package 2>/dev/null | grep -q '^install ok installed' || echo $$package; done); \
-	cargo --version >/dev/null 2>&1 || missing="$$missing cargo-web rustc-web"; \
-	if [ -n "$$missing" ]; then \
-		echo "installing" $$missing; \
-		$(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -q -y --no-install-recommends $$missing; \
+	@missing=(); \
+	for package in $(PACKAGES); do \
+		dpkg-query -W -f='$${Status}\n' "$$package" 2>/dev/null | grep -q '^install ok installed' || missing+=("$$package"); \
+	done; \
+	version=$$($(CARGO) --version 2>/dev/null | cut -d ' ' -f 2 || true); \
+	if [ -z "$$version" ] || ! printf '1.95\n%s\n' "$$version" | sort -C -V; then missing+=(cargo-web rustc-web rustfmt-web); fi; \
+	if [ "$${#missing[@]}" -gt 0 ]; then \
+		echo "installing $${missing[*]}"; \
+		$(SUDO) apt-get update -q; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
 	fi
-	@$(CARGO) --version
+	@version=$$($(CARGO) --version | cut -d ' ' -f 2); \
+	printf '1.95\n%s\n' "$$version" | sort -C -V || { echo "$(CARGO) is $$version and 1.95 is needed: is an old one first in PATH?" >&2; exit 1; }; \
+	echo "cargo $$version"
 
 build: setup ## Build the programs and the module, unoptimised
 	$(CARGO) build --workspace --bins
 	$(CARGO) build -p vmod_kafkalog
 
+# The module by itself: together, it would get the programs' features as well.
 release: setup ## Build the programs and the module as they are deployed
-	$(CARGO) build --release -p kafkalog -p kafkalog-sink --bins
+	$(CARGO) build --release -p kafkalog -p kafkalog-sink -p kafkalog-tests --bins
 	$(CARGO) build --release -p vmod_kafkalog
+
+demo: release ## Run the whole pipeline on this machine and count what arrives (REQUESTS=100000)
+	@target/release/demo --requests $(REQUESTS)
 
 test: build ## Run every test, those with a real varnishd included
 	$(CARGO) test --workspace
 	$(MAKE) loom
 
-demo: release ## Drive 100,000 requests through varnishd, Kafka and the sink, and compare both ends
-	$(CARGO) build --release -p kafkalog-tests --bin demo
-	KAFKALOG_BIN_DIR=$(CURDIR)/target/release target/release/demo
-
 loom: setup ## Try every interleaving of the ring's two threads
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p kafkalog --no-default-features --lib ring
 
+# Debian has rustfmt beside its recent Rust, but no clippy.
 lint: setup ## Check format and lints
 	$(CARGO) fmt --all -- --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
+		$(CARGO) clippy --workspace --all-targets -- -D warnings; \
+	else \
+		echo "lint: clippy SKIPPED, this cargo has none (rustup's does)" >&2; \
+	fi
+
+bench: setup ## Run the benchmarks
+	$(CARGO) bench -p kafkalog-benches
 
 deny: ## Check licences, bans and sources (needs cargo-deny)
 	$(CARGO) deny check

@@ -1,5 +1,7 @@
 //! From requests to files, with everything real but Kafka, which is librdkafka's mock.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
+
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
