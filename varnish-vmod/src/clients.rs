@@ -13,9 +13,14 @@
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketAddrUnix, getpeername, getsockname, shutdown};
+
+/// How often connections are counted.
+const POLL: Duration = Duration::from_millis(5);
 
 /// Where a socket is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,15 +67,33 @@ pub(crate) fn listening(known: &mut Vec<Bound>) {
     }
 }
 
-/// Has clients' connections end behind the requests that have been sent. Returns how many there were.
-pub(crate) fn take_no_more(listening: &[Bound]) -> usize {
-    let mut number = 0;
+/// Has clients' connections end behind the requests that have been sent, and waits until they are closed, at the most for
+/// `limit`. A worker closes a connection after it has logged what it answered over it.
+///
+/// Returns how many connections are still open: those with answers that take longer.
+pub(crate) fn say_goodbye(listening: &[Bound], limit: Duration) -> usize {
+    let deadline = Instant::now() + limit;
+    for_each_client(listening, |socket| {
+        // One whose client has gone cannot be shut, and need not be.
+        let _ = shutdown(socket, Shutdown::Read);
+    });
+    loop {
+        let mut open = 0;
+        for_each_client(listening, |_| open += 1);
+        if open == 0 || Instant::now() >= deadline {
+            return open;
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn for_each_client(listening: &[Bound], mut see: impl FnMut(BorrowedFd<'_>)) {
     for_each_socket(|socket, bound| {
-        if listening.contains(&bound) && getpeername(socket).is_ok() && shutdown(socket, Shutdown::Read).is_ok() {
-            number += 1;
+        // Not by whether there is a peer: a client may go before the worker has logged what it answered.
+        if listening.contains(&bound) && !socket_acceptconn(socket).unwrap_or(false) {
+            see(socket);
         }
     });
-    number
 }
 
 fn for_each_socket(mut see: impl FnMut(BorrowedFd<'_>, Bound)) {
@@ -110,12 +133,14 @@ mod tests {
         let (mut backend_side, _) = other.accept().expect("a client has connected");
 
         client.write_all(b"request").expect("it is open");
-        take_no_more(std::slice::from_ref(&port));
+        assert_eq!(say_goodbye(std::slice::from_ref(&port), Duration::ZERO), 1);
         let mut request = [0; 7];
         accepted.read_exact(&mut request).expect("what was sent is still there");
         assert_eq!(accepted.read(&mut request).expect("an orderly end"), 0);
         accepted.write_all(b"answer").expect("answers still go out");
         client.read_exact(&mut [0; 6]).expect("and arrive");
+        drop(accepted);
+        assert_eq!(say_goodbye(&[port], Duration::from_secs(5)), 0);
 
         backend_side.write_all(b"answer").expect("it is open");
         (&backend).read_exact(&mut [0; 6]).expect("backends are left alone");
@@ -132,7 +157,7 @@ mod tests {
         assert!(known.contains(&bound));
         let mut client = UnixStream::connect(&path).expect("it listens");
         let (mut accepted, _) = listener.accept().expect("a client has connected");
-        take_no_more(&[bound]);
+        assert_eq!(say_goodbye(&[bound], Duration::ZERO), 1);
         assert_eq!(accepted.read(&mut [0; 1]).expect("an orderly end"), 0);
         accepted.write_all(b"answer").expect("answers still go out");
         client.read_exact(&mut [0; 6]).expect("and arrive");

@@ -25,6 +25,10 @@ const FINISH_LIMIT: Duration = Duration::from_secs(300);
 /// 60 s by default; sixfold room is left for those who lower it.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
+/// How much of that goes to answers that are under way. What takes longer is cut off by the end of the process, and not
+/// logged by anybody.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+
 static MODULE: OnceLock<Module> = OnceLock::new();
 
 /// The library in varnishd's child.
@@ -115,8 +119,8 @@ impl Module {
     /// The process ends: takes no more requests, waits for what is outstanding, and tears nothing down, as workers go on
     /// serving what they have.
     pub(crate) fn exit(&self) {
-        clients::take_no_more(&self.listening.lock().unwrap_or_else(PoisonError::into_inner));
         let deadline = Instant::now() + EXIT_LIMIT;
+        clients::say_goodbye(&self.listening.lock().unwrap_or_else(PoisonError::into_inner), GOODBYE_LIMIT);
         let (machine, retired) = loop {
             match self.lifecycle.try_lock() {
                 Ok(lifecycle) => break (lifecycle.machine().cloned(), Arc::clone(lifecycle.retired())),
