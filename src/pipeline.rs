@@ -7,7 +7,7 @@ use crate::anonymize::{AddressHasher, LocalSalt};
 use crate::config::{Config, ConfigError, Source, StreamConfig, StreamSide};
 use crate::counters::{Counters, LossCause};
 use crate::format::{Context, FormatError, Preset, Program, Settings, Timestamp};
-use crate::log::{Position, Records, Side, TagSet};
+use crate::log::{Filter, Position, Records, Side};
 use crate::message::SaltId;
 use crate::transaction::{Assembler, CaptureId, CaptureTable, Interest, Limits, Transaction};
 
@@ -81,10 +81,10 @@ impl Pipeline {
         })
     }
 
-    /// The tags that a log source must hand out.
+    /// The records that a log source must hand out.
     #[must_use]
-    pub fn tags(&self) -> TagSet {
-        self.assembler.tags()
+    pub fn wanted(&self) -> Filter {
+        self.assembler.wanted()
     }
 
     /// Where the oldest unfinished transaction began, as far as the source has positions.
@@ -204,7 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::log::{Layout, Tag};
+    use crate::log::{Layout, Run, Tag};
 
     /// Keeps lines as text.
     #[derive(Debug, Default)]
@@ -247,9 +247,8 @@ mod tests {
 
     fn run(pipeline: &mut Pipeline, output: &mut Kept, side: u32, records: &[(Tag, u32, &[u8])]) -> Counters {
         let counters = Counters::new(pipeline.lines.streams.len());
-        let words = words(side, records);
-        let wanted = pipeline.tags();
-        pipeline.feed(Records::new(&words, Layout::One, &wanted), Instant::now(), None, &counters, output);
+        let run = Run::of(words(side, records), Layout::One);
+        pipeline.feed(run.records(Layout::One), Instant::now(), None, &counters, output);
         counters
     }
 

@@ -7,7 +7,7 @@
 mod address;
 mod salt;
 
-pub use address::{Element, elements, parse};
+pub use address::{Element, for_each_element, parse};
 pub use salt::{LocalSalt, Salt};
 
 use std::hash::Hasher as _;
@@ -57,10 +57,11 @@ impl<'a> AddressHasher<'a> {
         };
         let mut hasher = SipHasher24::new_with_key(self.salt.key());
         hasher.write(input);
-        let digits = hasher.finish128().as_bytes().map(|byte| {
+        let mut digits = [[0; 2]; HASH_DIGITS / 2];
+        for (pair, byte) in digits.iter_mut().zip(hasher.finish128().as_bytes()) {
             const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
-        });
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        }
         out.extend_from_slice(digits.as_flattened());
     }
 }

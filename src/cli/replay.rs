@@ -66,7 +66,7 @@ fn to_stdout(setup: &Setup, mut recording: Recording, stream: &str) -> anyhow::R
     let counters = Counters::new(streams.len());
     let mut output =
         Text { out: BufWriter::with_capacity(256 << 10, io::stdout().lock()), stream, line: Vec::new(), error: None };
-    recording.select(pipeline.tags());
+    recording.select(pipeline.wanted());
     let now = Instant::now();
     let result = loop {
         match recording.read() {

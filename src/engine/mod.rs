@@ -157,7 +157,7 @@ impl Engine {
         let streams = config.streams.get_ref();
         let counters = Arc::new(Counters::new(streams.len()));
         let pipeline = setup.pipeline()?;
-        source.select(pipeline.tags());
+        source.select(pipeline.wanted());
 
         let topics = streams.iter().map(|stream| (stream.name.get_ref().clone(), stream.topic.get_ref().clone()));
         let budget = config.journal.max_bytes.get_ref().0;

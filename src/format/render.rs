@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::compile::{Operation, Program, Unit};
 use super::{Escape, Timestamp};
-use crate::anonymize::{AddressHasher, Element, elements, parse};
+use crate::anonymize::{AddressHasher, Element, for_each_element, parse};
 use crate::log::Side;
 use crate::transaction::{CaptureId, Transaction};
 
@@ -207,16 +207,14 @@ fn append_duration(start: Timestamp, end: Timestamp, unit: Unit, out: &mut Vec<u
 
 fn append_list(value: &[u8], hasher: &AddressHasher<'_>, escape: Escape, out: &mut Vec<u8>) -> bool {
     let mut hashed = false;
-    for element in elements(value) {
-        match element {
-            Element::Address(address) => {
-                hasher.append(address, out);
-                hashed = true;
-            }
-            Element::Text(text) => escape.append(text, out),
-            Element::Invalid => out.extend_from_slice(b"invalid"),
+    for_each_element(value, |element| match element {
+        Element::Address(address) => {
+            hasher.append(address, out);
+            hashed = true;
         }
-    }
+        Element::Text(text) => escape.append(text, out),
+        Element::Invalid => out.extend_from_slice(b"invalid"),
+    });
     hashed
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kafkalog_ffi::api::{ApiError, Status, VarnishLog};
 
-use super::{Event, Layout, LogError, LogSource, Read, Records, Start, TagSet};
+use super::{Event, Filter, Layout, LogError, LogSource, Read, Run, Start};
 
 /// How often an idle reader has the library look whether varnishd has another child.
 const LOOK: Duration = Duration::from_millis(50);
@@ -22,8 +22,8 @@ const ENOUGH: usize = 64 << 10;
 pub struct ApiLog {
     log: VarnishLog,
     path: PathBuf,
-    wanted: TagSet,
-    copy: Vec<u32>,
+    wanted: Filter,
+    copy: Run,
     state: State,
     last_look: Instant,
     /// The segment of the record that was read last.
@@ -66,8 +66,8 @@ impl ApiLog {
         Self {
             log,
             path: path.to_owned(),
-            wanted: TagSet::ALL,
-            copy: Vec::new(),
+            wanted: Filter::ALL,
+            copy: Run::default(),
             state: State::Reading,
             last_look: Instant::now(),
             segment: 0,
@@ -76,7 +76,7 @@ impl ApiLog {
 
     /// Copies records until there are enough or none. Returns what came instead of a record.
     fn copy_records(&mut self) -> Option<Status> {
-        while self.copy.len() < ENOUGH {
+        while self.copy.words.len() < ENOUGH {
             let status = match std::mem::replace(&mut self.state, State::Reading) {
                 State::AtRecord => Status::Record,
                 _ => self.log.advance(),
@@ -85,7 +85,7 @@ impl ApiLog {
                 return Some(status);
             }
             self.segment = self.log.segment();
-            if !self.log.copy_record(&mut self.copy) {
+            if !self.log.copy_record(&mut self.copy.words) {
                 return Some(Status::Overrun);
             }
         }
@@ -151,8 +151,8 @@ impl ApiLog {
 }
 
 impl LogSource for ApiLog {
-    fn select(&mut self, tags: TagSet) {
-        self.wanted = tags;
+    fn select(&mut self, wanted: Filter) {
+        self.wanted = wanted;
     }
 
     fn read(&mut self) -> Result<Read<'_>, LogError> {
@@ -168,12 +168,14 @@ impl LogSource for ApiLog {
         }
         self.copy.clear();
         match self.copy_records() {
-            Some(status) if self.copy.is_empty() => self.tell(status),
+            Some(status) if self.copy.words.is_empty() => self.tell(status),
             told => {
                 if let Some(status) = told.filter(|status| *status != Status::End) {
                     self.state = State::Told(status);
                 }
-                Ok(Read::Records(Records::new(&self.copy, Layout::INSTALLED, &self.wanted)))
+                // The library has copied whole records: there is nothing behind them.
+                self.copy.find(self.copy.words.len(), Layout::INSTALLED, &self.wanted);
+                Ok(Read::Records(self.copy.records(Layout::INSTALLED)))
             }
         }
     }

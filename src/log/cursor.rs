@@ -4,10 +4,12 @@
 //! believed beyond the bounds that the memory has, so that any content is survived. [`area`](super::area) says what the writer
 //! does and why a distance is safe.
 
+use std::iter;
 use std::sync::atomic::{Ordering, fence};
 
 use super::area::{Area, DISTANCE, END_MARKER, OLDEST, SEGMENTS, WRAP_MARKER, round};
-use super::{Position, Tag, TagSet};
+use super::record::payload_words;
+use super::{Filter, Position, Run, Tag};
 
 /// Words that are looked at in one pass, so that nobody waits long for the first of them: 256 KiB.
 const PASS: usize = 64 << 10;
@@ -61,13 +63,13 @@ impl Cursor {
 
     /// Behind the last record. What the writer adds meanwhile may be left to be read.
     pub(super) fn tail(area: &Area<'_>) -> Self {
-        let mut nothing = Vec::new();
+        let mut nothing = Run::default();
         let mut cursor = Self::before(area.published(), 1);
         cursor.resynchronise(area);
         let start = cursor.position.segment;
         // A segment's worth, unless the writer is faster than this, or the memory is no log.
         for _ in 0..2 + area.log().len() / PASS {
-            let pass = cursor.read(area, None, &TagSet::EMPTY, &mut nothing);
+            let pass = cursor.read(area, None, &Filter::NONE, &mut nothing);
             if pass == Pass::End || distance(cursor.position.segment, start) > 1 {
                 break;
             }
@@ -101,8 +103,8 @@ impl Cursor {
         &mut self,
         area: &Area<'_>,
         boundary: Option<Position>,
-        wanted: &TagSet,
-        copy: &mut Vec<u32>,
+        wanted: &Filter,
+        copy: &mut Run,
     ) -> Pass {
         copy.clear();
         if self.lost {
@@ -175,8 +177,8 @@ fn walk(
     area: &Area<'_>,
     from: Position,
     boundary: Option<Position>,
-    wanted: &TagSet,
-    copy: &mut Vec<u32>,
+    wanted: &Filter,
+    copy: &mut Run,
 ) -> (Position, Stop) {
     let log = area.log();
     let header = area.layout().header_words();
@@ -217,22 +219,19 @@ fn walk(
             let Some(record) = log.get(at..end).filter(|_| end < log.len()) else {
                 return (area.position(segment, at), Stop::Damage);
             };
-            if tag != Tag::BATCH && wanted.contains(tag) {
-                let start = copy.len();
-                copy.extend(record.iter().map(|word| word.load(Ordering::Relaxed)));
-                // The length that `end` came from, whatever stands there by now.
-                copy[start] = first;
+            if wanted.wants_some(tag) && tag != Tag::BATCH {
+                let [marker, beginning] =
+                    [header - 1, header].map(|at| record.get(at).map_or(0, |word| word.load(Ordering::Relaxed)));
+                if wanted.wants(first, marker, beginning) {
+                    // The length that `end` came from, whatever stands there by now.
+                    let rest = record[1..].iter().map(|word| word.load(Ordering::Relaxed));
+                    copy.push(iter::once(first).chain(rest));
+                }
             }
             at = end;
         }
         return (area.position(segment, at), Stop::Enough);
     }
-}
-
-/// Words of a record's payload, by its first word.
-#[inline]
-fn payload_words(first: u32) -> usize {
-    ((first & 0xffff) as usize).div_ceil(4)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::area::{Area, Shape};
 use super::cursor::{Cursor, Pass};
 use super::simulation::Writer;
-use super::{Layout, LogSource, Position, Read, Recording, Records, Tag, TagSet, index};
+use super::{Filter, Layout, LogSource, Position, Read, Recording, Records, Run, Tag, index};
 
 /// Reads the bytes as a recording in either layout, as an index, and as what happens to a log in memory.
 pub fn log_reader(bytes: &[u8]) {
@@ -41,7 +41,7 @@ fn memory(layout: Layout, bytes: &[u8]) {
     let shape = Shape::of(writer.words()).expect("the writer has written the head");
     let mut cursor = Cursor::oldest(&Area::new(writer.words(), shape));
     let mut boundary = None;
-    let mut copy = Vec::new();
+    let mut copy = Run::default();
     let mut steps = bytes.as_chunks::<4>().0.iter();
     while let Some(&[action, low, high, more]) = steps.next() {
         let number = u16::from_le_bytes([low, high]);
@@ -70,9 +70,9 @@ fn memory(layout: Layout, bytes: &[u8]) {
             }
             _ => {
                 let area = Area::new(writer.words(), shape);
-                let pass = cursor.read(&area, boundary, &TagSet::ALL, &mut copy);
-                assert!(pass == Pass::Records || copy.is_empty(), "only what is believed is left");
-                count(Records::new(&copy, layout, &TagSet::ALL));
+                let pass = cursor.read(&area, boundary, &Filter::ALL, &mut copy);
+                assert!(pass == Pass::Records || copy.words.is_empty(), "only what is believed is left");
+                count(copy.records(layout));
             }
         }
     }

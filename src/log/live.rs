@@ -8,7 +8,7 @@ use std::{fs, io};
 use super::cursor::{Cursor, Pass};
 use super::index::{self, Entry};
 use super::shared::SharedLog;
-use super::{Event, LogError, LogSource, Position, Read, Records, Start, TagSet};
+use super::{Event, Filter, LogError, LogSource, Position, Read, Run, Start};
 
 /// How often an idle reader looks whether varnishd has another child.
 const LOOK: Duration = Duration::from_millis(50);
@@ -25,11 +25,11 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct LiveLog {
     /// `_.vsm_child` in varnishd's working directory.
     directory: PathBuf,
-    wanted: TagSet,
+    wanted: Filter,
     state: State,
     boundary: Option<Position>,
     /// What the last read copied.
-    copy: Vec<u32>,
+    copy: Run,
     last_look: Instant,
 }
 
@@ -63,8 +63,8 @@ impl LiveLog {
     pub fn attach(directory: &Path, start: Start) -> Result<Self, LogError> {
         let directory = directory.join("_.vsm_child");
         let state = State::Attached(Attached::open(&directory, start)?);
-        let copy = Vec::new();
-        Ok(Self { directory, wanted: TagSet::ALL, state, boundary: None, copy, last_look: Instant::now() })
+        let copy = Run::default();
+        Ok(Self { directory, wanted: Filter::ALL, state, boundary: None, copy, last_look: Instant::now() })
     }
 
     /// Attaches to the log of the same child that another reader read, from the position `from` on. No read crosses
@@ -126,8 +126,8 @@ impl LiveLog {
 }
 
 impl LogSource for LiveLog {
-    fn select(&mut self, tags: TagSet) {
-        self.wanted = tags;
+    fn select(&mut self, wanted: Filter) {
+        self.wanted = wanted;
     }
 
     fn read(&mut self) -> Result<Read<'_>, LogError> {
@@ -138,7 +138,7 @@ impl LogSource for LiveLog {
             match pass {
                 Pass::Records => {
                     self.forget_boundary();
-                    return Ok(Read::Records(Records::new(&self.copy, layout, &self.wanted)));
+                    return Ok(Read::Records(self.copy.records(layout)));
                 }
                 Pass::Overrun { segments } => {
                     self.forget_boundary();

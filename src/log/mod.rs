@@ -1,14 +1,16 @@
 //! varnishd's log: records, and the sources that they are read from.
 //!
 //! A [`LogSource`] hands out runs of whole records in the order of the log. It copies what it hands out into memory of
-//! its own before it believes any of it, skips the tags that nobody wants at the record header, and reports whatever
+//! its own before it believes any of it, skips what nobody wants at the record header, and reports whatever
 //! broke the sequence as an [`Event`].
 
 mod api;
 mod area;
 mod cursor;
+mod filter;
 mod index;
 mod live;
+mod record;
 mod recording;
 mod shared;
 mod tag;
@@ -20,11 +22,12 @@ pub mod fuzz;
 mod simulation;
 
 pub use api::ApiLog;
+pub(crate) use filter::Beginning;
+pub use filter::Filter;
 pub use live::LiveLog;
+pub use record::{Record, Records, Run};
 pub use recording::Recording;
-pub use tag::{Tag, TagSet};
-
-use words::bytes_of;
+pub use tag::Tag;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -82,79 +85,6 @@ pub enum Side {
     Backend,
 }
 
-/// One record of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// What kind of record.
-    pub tag: Tag,
-    /// The transaction, without the side's marker bits; 0 for none.
-    pub vxid: u64,
-    /// The side that the marker bits tell.
-    pub side: Side,
-    /// The payload as it is in the log, with its terminating NUL where the tag has one.
-    pub payload: &'a [u8],
-}
-
-/// A run of whole records in one layout. Iterating skips what is not in the wanted set, and batch headers.
-#[derive(Debug, Clone)]
-pub struct Records<'a> {
-    words: &'a [u32],
-    layout: Layout,
-    wanted: &'a TagSet,
-}
-
-impl<'a> Records<'a> {
-    /// The records in `words`, of which only those in `wanted` are handed out. A last record that is not whole ends the
-    /// run: that is a source's defect, and costs nothing but that record.
-    #[must_use]
-    pub fn new(words: &'a [u32], layout: Layout, wanted: &'a TagSet) -> Self {
-        Self { words, layout, wanted }
-    }
-}
-
-impl<'a> Iterator for Records<'a> {
-    type Item = Record<'a>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Record<'a>> {
-        loop {
-            let first = *self.words.first()?;
-            let tag = Tag::from_header(first);
-            let header = self.layout.header_words();
-            if tag == Tag::BATCH {
-                // The length of a batch stands in its second word and counts the records behind it, which are read as
-                // records.
-                self.words = self.words.get(header..)?;
-                continue;
-            }
-            let length = (first & 0xffff) as usize;
-            let end = header + length.div_ceil(4);
-            if self.words.len() < end {
-                self.words = &[];
-                return None;
-            }
-            let (record, rest) = self.words.split_at(end);
-            self.words = rest;
-            if !self.wanted.contains(tag) {
-                continue;
-            }
-            let (vxid, side) = match self.layout {
-                Layout::One => (u64::from(record[1] & 0x3fff_ffff), record[1] >> 30),
-                Layout::Two => {
-                    let id = u64::from(record[1]) | u64::from(record[2]) << 32;
-                    (id & ((1 << 51) - 1), (id >> 62) as u32)
-                }
-            };
-            let side = match side {
-                1 => Side::Client,
-                2 => Side::Backend,
-                _ => Side::None,
-            };
-            return Some(Record { tag, vxid, side, payload: &bytes_of(&record[header..])[..length] });
-        }
-    }
-}
-
 /// A place in the log in shared memory, between two records. Valid for one life of varnishd's child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -192,7 +122,7 @@ pub enum Event {
 /// What a call of [`LogSource::read`] found.
 #[derive(Debug)]
 pub enum Read<'a> {
-    /// Records, in log order. The run may turn out to be empty once unwanted tags are skipped.
+    /// Records, in log order. There may be none among them that is wanted.
     Records(Records<'a>),
     /// Nothing new at the moment.
     Idle,
@@ -204,8 +134,8 @@ pub enum Read<'a> {
 
 /// Where log records come from.
 pub trait LogSource: Send {
-    /// Sets the tags to hand out; everything else may be skipped at the record header.
-    fn select(&mut self, tags: TagSet);
+    /// Sets the records to hand out. The others are skipped by their first words.
+    fn select(&mut self, wanted: Filter);
 
     /// Hands out what comes next. Never blocks on a live log.
     ///
@@ -222,8 +152,8 @@ pub trait LogSource: Send {
 }
 
 impl LogSource for Box<dyn LogSource> {
-    fn select(&mut self, tags: TagSet) {
-        (**self).select(tags);
+    fn select(&mut self, wanted: Filter) {
+        (**self).select(wanted);
     }
 
     fn read(&mut self) -> Result<Read<'_>, LogError> {

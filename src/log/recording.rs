@@ -3,8 +3,8 @@
 //! A recording is a marker of four bytes, `VSL\0` or `VSL2`, and then records as they are in the log, batch headers left out.
 //! It is read, not mapped: a file that is cut short under a mapping ends the process.
 //!
-//! Runs of whole records are handed out from the buffer that they were read into. Finding the end of the last whole one takes
-//! a walk over the first words, about ten instructions a record, which sees damage on its way.
+//! Runs of whole records are handed out from the buffer that they were read into. One walk over the records' first words finds
+//! those that are wanted, the end of the last whole one, and damage.
 //!
 //! Source: `VSL_WriteOpen` and `VSL_Write` in libvarnishapi's `vsl.c`, `VSL_FILE_ID` in its `vsl_api.h`.
 
@@ -12,8 +12,9 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::record::{Run, Walked};
 use super::words::bytes_of_mut;
-use super::{Layout, LogError, LogSource, Read, Records, Tag, TagSet};
+use super::{Filter, Layout, LogError, LogSource, Read};
 
 /// Words that are read at a time: few enough to stay in a processor's own cache between being read and being looked at. A
 /// record is at most 64 KiB and its header, so that one always fits.
@@ -24,13 +25,13 @@ pub struct Recording {
     path: PathBuf,
     input: Box<dyn io::Read + Send>,
     layout: Layout,
-    wanted: TagSet,
-    words: Vec<u32>,
-    /// Bytes in `words` that have been read from the input.
+    wanted: Filter,
+    run: Run,
+    /// Bytes of the run's words that have been read from the input.
     filled: usize,
     /// Words of them that have been handed out.
     taken: usize,
-    /// Bytes of the recording before `words`.
+    /// Bytes of the recording before the run's words.
     base: u64,
     state: State,
 }
@@ -92,8 +93,8 @@ impl Recording {
             path: path.to_owned(),
             input,
             layout,
-            wanted: TagSet::ALL,
-            words: vec![0; BUFFER],
+            wanted: Filter::ALL,
+            run: Run::of(vec![0; BUFFER], layout),
             filled: 0,
             taken: 0,
             base: marker.len() as u64,
@@ -111,12 +112,12 @@ impl Recording {
     fn fill(&mut self) -> io::Result<()> {
         // What is left is part of a record, or nothing.
         let used = self.filled.div_ceil(4);
-        self.words.copy_within(self.taken..used, 0);
+        self.run.words.copy_within(self.taken..used, 0);
         self.base += 4 * self.taken as u64;
         self.filled -= 4 * self.taken;
         self.taken = 0;
         loop {
-            match self.input.read(&mut bytes_of_mut(&mut self.words)[self.filled..]) {
+            match self.input.read(&mut bytes_of_mut(&mut self.run.words)[self.filled..]) {
                 Ok(0) => self.state = State::Ended,
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -126,23 +127,13 @@ impl Recording {
         }
     }
 
-    /// Finds the end of the last whole record in the buffer, in words, and sees whether anything is wrong behind it.
+    /// Finds the wanted records in the buffer and the end of the last whole one, in words, and sees whether anything is wrong
+    /// behind it.
     fn whole_records(&mut self) -> usize {
-        let header = self.layout.header_words();
-        let unused = self.layout.unused_bits();
-        let words = &self.words[..self.filled / 4];
-        let mut end = 0;
-        while let Some(&first) = words.get(end) {
-            let tag = Tag::from_header(first);
-            if tag.number() == 0 || tag == Tag::RESERVED || first & unused != 0 {
-                self.state = State::Damaged(format!("expected a record, found {first:#010x}"));
-                return end;
-            }
-            let next = end + header + ((first & 0xffff) as usize).div_ceil(4);
-            if next > words.len() {
-                break;
-            }
-            end = next;
+        let Walked { end, damage } = self.run.find(self.filled / 4, self.layout, &self.wanted);
+        if let Some(first) = damage {
+            self.state = State::Damaged(format!("expected a record, found {first:#010x}"));
+            return end;
         }
         let rest = self.filled - 4 * end;
         if matches!(self.state, State::Ended) && rest > 0 {
@@ -153,8 +144,8 @@ impl Recording {
 }
 
 impl LogSource for Recording {
-    fn select(&mut self, tags: TagSet) {
-        self.wanted = tags;
+    fn select(&mut self, wanted: Filter) {
+        self.wanted = wanted;
     }
 
     fn read(&mut self) -> Result<Read<'_>, LogError> {
@@ -162,7 +153,7 @@ impl LogSource for Recording {
             self.fill().map_err(|source| LogError::Io { doing: "reading", path: self.path.clone(), source })?;
             self.taken = self.whole_records();
             if self.taken > 0 {
-                return Ok(Read::Records(Records::new(&self.words[..self.taken], self.layout, &self.wanted)));
+                return Ok(Read::Records(self.run.records(self.layout)));
             }
         }
         // The damage is told once.

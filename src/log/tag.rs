@@ -1,4 +1,4 @@
-//! Tags and sets of tags.
+//! Tags.
 
 use std::fmt;
 
@@ -45,6 +45,12 @@ impl Tag {
         self.0
     }
 
+    /// Whether records can have it: 0 and the highest two numbers, which mark the log's end and batches, are no record's.
+    #[inline]
+    pub(super) const fn is_of_record(self) -> bool {
+        self.0.wrapping_sub(1) < Self::RESERVED.0 - 1
+    }
+
     /// The tag of this name, upper or lower case; a prefix will do while it is the only one, as for varnishlog. `None`
     /// where there is none, or more than one.
     #[must_use]
@@ -62,21 +68,6 @@ impl Tag {
             }
         }
         found
-    }
-
-    /// The side of the transactions that records of this tag are in, where there is only one: `Req…` and `Resp…` are the
-    /// client's, `Bereq…`, `Beresp…` and `Backend…` the backend's.
-    #[must_use]
-    pub fn side(self) -> super::Side {
-        let name = self.name().unwrap_or_default();
-        let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        if begins(&["Bereq", "Beresp", "Backend"]) {
-            super::Side::Backend
-        } else if begins(&["Req", "Resp"]) {
-            super::Side::Client
-        } else {
-            super::Side::None
-        }
     }
 
     /// Whether payloads are binary, not text (`SLT_F_BINARY`).
@@ -133,48 +124,6 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// A set of tags: one bit for each number.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct TagSet([u64; 4]);
-
-impl TagSet {
-    /// No tag.
-    pub const EMPTY: Self = Self([0; 4]);
-    /// Every tag.
-    pub const ALL: Self = Self([u64::MAX; 4]);
-
-    /// Whether the tag is in the set.
-    #[inline]
-    #[must_use]
-    pub const fn contains(&self, tag: Tag) -> bool {
-        self.0[(tag.0 >> 6) as usize] & (1 << (tag.0 & 63)) != 0
-    }
-
-    /// Adds a tag.
-    pub const fn insert(&mut self, tag: Tag) {
-        self.0[(tag.0 >> 6) as usize] |= 1 << (tag.0 & 63);
-    }
-
-    /// The tags in the set, in the order of their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = Tag> + '_ {
-        (0..=u8::MAX).map(Tag).filter(|tag| self.contains(*tag))
-    }
-}
-
-impl FromIterator<Tag> for TagSet {
-    fn from_iter<I: IntoIterator<Item = Tag>>(tags: I) -> Self {
-        let mut set = Self::EMPTY;
-        tags.into_iter().for_each(|tag| set.insert(tag));
-        set
-    }
-}
-
-impl fmt::Debug for TagSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter()).finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,13 +137,5 @@ mod tests {
         assert_eq!(Tag::by_name("Hit"), Tag::by_name("hit"), "a whole name wins over its longer neighbours");
         assert_eq!(Tag::by_name("NoSuch"), None);
         assert_eq!(Tag::REQ_URL.name(), Some("ReqURL"));
-    }
-
-    #[test]
-    fn a_set_holds_what_was_put_in() {
-        let set: TagSet = [Tag::BEGIN, Tag::END, Tag::BATCH].into_iter().collect();
-        assert_eq!(set.iter().collect::<Vec<_>>(), [Tag::BEGIN, Tag::END, Tag::BATCH]);
-        assert!(!set.contains(Tag::REQ_URL));
-        assert!(TagSet::ALL.contains(Tag::REQ_URL));
     }
 }

@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
-use crate::log::{Position, Record, Side, Tag, TagSet};
+use crate::log::{Filter, Position, Record, Side, Tag};
 
 use super::{CaptureTable, Transaction};
 
@@ -30,6 +30,23 @@ pub struct Interest {
     /// Requests to backends.
     pub backend: bool,
 }
+
+impl Interest {
+    /// Whether transactions of this side are wanted.
+    #[inline]
+    pub(super) fn in_side(self, side: Side) -> bool {
+        match side {
+            Side::Client => self.client,
+            Side::Backend => self.backend,
+            Side::None => false,
+        }
+    }
+}
+
+/// What a `Begin` record begins with that opens a client's request.
+pub(super) const REQUEST: &[u8] = b"req ";
+/// What a `Begin` record begins with that opens a request to a backend.
+pub(super) const BACKEND_REQUEST: &[u8] = b"bereq ";
 
 const NONE: u32 = u32::MAX;
 
@@ -77,10 +94,10 @@ impl Assembler {
         }
     }
 
-    /// The tags that a log source must hand out.
+    /// The records that a log source must hand out.
     #[must_use]
-    pub fn tags(&self) -> TagSet {
-        self.table.tags(self.interest)
+    pub fn wanted(&self) -> Filter {
+        self.table.wanted(self.interest)
     }
 
     /// Transactions that have begun and not ended.
@@ -105,12 +122,7 @@ impl Assembler {
         counters: &Counters,
         mut done: impl FnMut(&mut Transaction),
     ) {
-        let wanted = match record.side {
-            Side::Client => self.interest.client,
-            Side::Backend => self.interest.backend,
-            Side::None => false,
-        };
-        if !wanted {
+        if !self.interest.in_side(record.side) {
             return;
         }
         if self.last.0 != record.vxid {
@@ -206,10 +218,10 @@ impl Assembler {
 /// Whether a `Begin` record opens a request that gets a line: of a client or to a backend, but neither a session nor a
 /// sub-request for ESI, which varnishncsa shows only when asked (`-E`). Payload: type, parent's vxid, reason.
 fn is_request(payload: &[u8]) -> bool {
-    let mut fields = payload.split(|byte| *byte == b' ' || *byte == 0);
-    let kind = fields.next();
-    let reason = fields.nth(1);
-    (kind == Some(b"req") && reason != Some(b"esi")) || kind == Some(b"bereq")
+    match payload.strip_prefix(REQUEST) {
+        Some(rest) => rest.split(|byte| *byte == b' ' || *byte == 0).nth(1) != Some(b"esi"),
+        None => payload.starts_with(BACKEND_REQUEST),
+    }
 }
 
 /// vxids are handed out in sequence, so that one multiplication spreads them well enough.

@@ -1,7 +1,8 @@
 //! Captures: which values of which records the formats need.
 
-use crate::log::{Record, Side, Tag, TagSet};
+use crate::log::{Beginning, Filter, Record, Side, Tag};
 
+use super::assembler::{BACKEND_REQUEST, REQUEST};
 use super::{Handling, Interest, Transaction};
 
 /// The number of a capture in its table: the same for all streams that name the same one.
@@ -58,19 +59,21 @@ impl Capture {
 /// One source in the table, with the capture that it fills.
 #[derive(Debug)]
 struct Matcher {
-    select: Select,
+    /// What the record must begin with.
+    name: Option<Name>,
+    /// The field of what follows, counted from 1; all of it without white space around it otherwise.
+    field: Option<u8>,
     pick: Pick,
     capture: CaptureId,
 }
 
-/// The matchers of one tag. Most headers are of no interest, and their first letter tells.
+/// The matchers of one tag.
 #[derive(Debug, Default)]
 struct TagMatchers {
     /// Those that look at every record.
     every: Vec<Matcher>,
-    /// Those that look at records which begin with a name, by its first letter: an index into `groups`, plus 1.
-    by_letter: Option<Box<[u8; 256]>>,
-    groups: Vec<Vec<Matcher>>,
+    /// Those that look at records which begin with a name, by its beginning; empty if there is none.
+    by_beginning: Box<[Vec<Matcher>]>,
 }
 
 /// All captures of all streams, by tag.
@@ -88,33 +91,118 @@ impl Default for CaptureTable {
 
 impl TagMatchers {
     fn add(&mut self, matcher: Matcher) {
-        let Some(letter) = matcher.select.first_letter() else { return self.every.push(matcher) };
-        let by_letter = self.by_letter.get_or_insert_with(|| Box::new([0; 256]));
-        let group = &mut by_letter[usize::from(letter.to_ascii_lowercase())];
-        if *group == 0 {
-            self.groups.push(Vec::new());
-            // There are fewer letters than fit.
-            *group = self.groups.len() as u8;
-            by_letter[usize::from(letter.to_ascii_uppercase())] = self.groups.len() as u8;
-        }
-        let group = usize::from(by_letter[usize::from(letter.to_ascii_lowercase())]) - 1;
-        self.groups[group].push(matcher);
+        let beginning = matcher.name.as_ref().and_then(|name| Beginning::of(&name.text));
+        let matchers = match beginning {
+            Some(beginning) => {
+                if self.by_beginning.is_empty() {
+                    self.by_beginning = (0..Beginning::COUNT).map(|_| Vec::new()).collect();
+                }
+                &mut self.by_beginning[beginning.index()]
+            }
+            None => &mut self.every,
+        };
+        matchers.push(matcher);
     }
 
-    /// The matchers that this payload may interest, beside those in `every`.
+    /// Those that this payload may interest, beside those that look at every record.
     #[inline]
-    fn group(&self, payload: &[u8]) -> &[Matcher] {
-        match (&self.by_letter, payload.first()) {
-            (Some(by_letter), Some(letter)) => match by_letter[usize::from(*letter)] {
-                0 => &[],
-                group => &self.groups[usize::from(group) - 1],
-            },
-            _ => &[],
-        }
+    fn named(&self, payload: &[u8]) -> &[Matcher] {
+        let beginning = Beginning::of(payload).and_then(|beginning| self.by_beginning.get(beginning.index()));
+        beginning.map_or(&[], Vec::as_slice)
     }
 
-    fn is_empty(&self) -> bool {
-        self.every.is_empty() && self.groups.is_empty()
+    /// Adds what these look at to the records that are wanted.
+    fn add_to(&self, wanted: &mut Filter, tag: Tag) {
+        for matcher in self.every.iter().chain(self.by_beginning.iter().flatten()) {
+            match &matcher.name {
+                Some(name) => wanted.add_beginning_with(tag, &name.text),
+                None => wanted.add(tag),
+            }
+        }
+    }
+}
+
+impl Matcher {
+    fn new(source: &Source, capture: CaptureId) -> Self {
+        let (name, field) = match &source.select {
+            Select::Line => (None, None),
+            Select::Field(number) => (None, Some(*number)),
+            Select::Header(name) => (Some(Name::new(name, true)), None),
+            Select::HeaderField(name, number) => (Some(Name::new(name, true)), Some(*number)),
+            Select::Key(key) => (Some(Name::new(key, false)), None),
+        };
+        Self { name, field, pick: source.pick, capture }
+    }
+
+    #[inline]
+    fn apply<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
+        let value = match &self.name {
+            Some(name) => name.strip(payload)?,
+            None => payload,
+        };
+        match self.field {
+            Some(number) => field(value, number),
+            None => Some(value.trim_ascii()),
+        }
+    }
+}
+
+/// A name and its colon, to be compared with what a record begins with, eight bytes at a time.
+#[derive(Debug)]
+struct Name {
+    /// As it was given, with the colon.
+    text: Box<[u8]>,
+    any_case: bool,
+    /// All of the text; the last one overlaps the one before. A text of less than eight bytes has one with a mask.
+    chunks: Box<[Chunk]>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    offset: usize,
+    /// The text's bytes, letters in lower case where the case does not matter.
+    text: u64,
+    /// The bit that makes a letter lower case, where the text has a letter.
+    fold: u64,
+    /// The bytes that count.
+    mask: u64,
+}
+
+impl Name {
+    fn new(name: &[u8], any_case: bool) -> Self {
+        let text = [name, b":"].concat();
+        let chunk = |offset: usize| {
+            let mut bytes = [[0_u8; 8]; 3];
+            for (index, byte) in text[offset..].iter().take(8).enumerate() {
+                let fold = if any_case && byte.is_ascii_alphabetic() { 0x20 } else { 0 };
+                (bytes[0][index], bytes[1][index], bytes[2][index]) = (byte | fold, fold, 0xff);
+            }
+            let [text, fold, mask] = bytes.map(u64::from_ne_bytes);
+            Chunk { offset, text, fold, mask }
+        };
+        let last = text.len().saturating_sub(8);
+        let chunks = (0..last).step_by(8).chain([last]).map(chunk).collect();
+        Self { text: text.into(), any_case, chunks }
+    }
+
+    /// What follows the name in a payload that begins with it.
+    #[inline]
+    fn strip<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
+        for chunk in &self.chunks {
+            let Some(bytes) = payload.get(chunk.offset..).and_then(<[u8]>::first_chunk) else {
+                // Less than eight bytes are there.
+                return self.strip_short(payload);
+            };
+            if (u64::from_ne_bytes(*bytes) | chunk.fold) & chunk.mask != chunk.text {
+                return None;
+            }
+        }
+        payload.get(self.text.len()..)
+    }
+
+    fn strip_short<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
+        let (name, rest) = payload.split_at_checked(self.text.len())?;
+        (*name == *self.text || self.any_case && name.eq_ignore_ascii_case(&self.text)).then_some(rest)
     }
 }
 
@@ -126,8 +214,7 @@ impl CaptureTable {
         }
         let id = CaptureId(self.captures.len());
         for source in &capture.0 {
-            let matcher = Matcher { select: source.select.clone(), pick: source.pick, capture: id };
-            self.by_tag[usize::from(source.tag.number())].add(matcher);
+            self.by_tag[usize::from(source.tag.number())].add(Matcher::new(source, id));
         }
         self.captures.push(capture);
         id
@@ -145,73 +232,51 @@ impl CaptureTable {
         self.captures.is_empty()
     }
 
-    /// The tags that captures need of the transactions that are wanted, with those that transactions are put together by.
+    /// The records that captures need of the transactions that are wanted, with those that transactions are put together by.
     #[must_use]
-    pub fn tags(&self, interest: Interest) -> TagSet {
-        let captured =
-            (0..=u8::MAX).filter(|number| !self.by_tag[usize::from(*number)].is_empty()).map(Tag::from_number);
-        let wanted = captured.filter(|tag| match tag.side() {
-            Side::Client => interest.client,
-            Side::Backend => interest.backend,
-            Side::None => true,
-        });
-        wanted.chain([Tag::BEGIN, Tag::END, Tag::VCL_CALL, Tag::VCL_RETURN, Tag::HTTP_GARBAGE]).collect()
+    pub fn wanted(&self, interest: Interest) -> Filter {
+        let mut wanted = Filter::NONE;
+        for (tag, matchers) in (0..=u8::MAX).map(Tag::from_number).zip(&self.by_tag) {
+            matchers.add_to(&mut wanted, tag);
+        }
+        for (side, kind) in [(Side::Client, REQUEST), (Side::Backend, BACKEND_REQUEST)] {
+            if interest.in_side(side) {
+                wanted.add_side(side);
+                wanted.add_beginning_with(Tag::BEGIN, kind);
+            }
+        }
+        for (method, _) in METHODS {
+            wanted.add_beginning_with(Tag::VCL_CALL, &[method, &[0]].concat());
+        }
+        for action in [PIPE, RESTART] {
+            wanted.add_beginning_with(Tag::VCL_RETURN, action);
+        }
+        wanted.add(Tag::END);
+        wanted.add(Tag::HTTP_GARBAGE);
+        wanted
     }
 
     /// Takes what the captures need of a record.
     #[inline]
     pub(super) fn take(&self, record: &Record<'_>, transaction: &mut Transaction) {
+        let payload = without_nul(record.payload);
         let matchers = &self.by_tag[usize::from(record.tag.number())];
-        let group = matchers.group(record.payload);
-        if !group.is_empty() || !matchers.every.is_empty() {
-            let payload = without_nul(record.payload);
-            for matcher in group.iter().chain(&matchers.every) {
-                if let Some(value) = matcher.select.apply(payload) {
-                    transaction.keep(matcher.capture, matcher.pick, value);
+        for matchers in [matchers.named(payload), &matchers.every] {
+            for matcher in matchers {
+                if transaction.wants(matcher.capture, matcher.pick)
+                    && let Some(value) = matcher.apply(payload)
+                {
+                    transaction.keep(matcher.capture, value);
                 }
             }
         }
         match record.tag {
-            Tag::VCL_CALL => vcl_call(without_nul(record.payload), transaction),
-            Tag::VCL_RETURN => vcl_return(without_nul(record.payload), transaction),
+            Tag::VCL_CALL => vcl_call(payload, transaction),
+            Tag::VCL_RETURN => vcl_return(payload, transaction),
             Tag::HTTP_GARBAGE => transaction.left_out = true,
             _ => {}
         }
     }
-}
-
-impl Select {
-    /// What a record must begin with, in either case; `None` when it can begin with anything.
-    fn first_letter(&self) -> Option<u8> {
-        match self {
-            Self::Line | Self::Field(_) => None,
-            Self::Header(name) | Self::HeaderField(name, _) | Self::Key(name) => name.first().copied(),
-        }
-    }
-
-    #[inline]
-    fn apply<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
-        match self {
-            Self::Line => Some(payload.trim_ascii()),
-            Self::Field(number) => field(payload, *number),
-            Self::Header(name) => Some(after_name(payload, name)?.trim_ascii()),
-            Self::HeaderField(name, number) => field(after_name(payload, name)?, *number),
-            Self::Key(key) => {
-                let rest = payload.strip_prefix(&key[..])?.strip_prefix(b":")?;
-                Some(rest.trim_ascii())
-            }
-        }
-    }
-}
-
-/// What follows `name:`.
-#[inline]
-fn after_name<'a>(payload: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    // The colon's place tells most names apart before a letter of them is compared.
-    if payload.get(name.len()) != Some(&b':') || !payload[..name.len()].eq_ignore_ascii_case(name) {
-        return None;
-    }
-    Some(&payload[name.len() + 1..])
 }
 
 /// Field `number`, from 1.
@@ -220,40 +285,46 @@ fn field(payload: &[u8], number: u8) -> Option<&[u8]> {
     payload.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).nth(usize::from(number.checked_sub(1)?))
 }
 
-fn without_nul(mut payload: &[u8]) -> &[u8] {
-    while let [rest @ .., 0] = payload {
-        payload = rest;
-    }
-    payload
+fn without_nul(payload: &[u8]) -> &[u8] {
+    payload.strip_suffix(&[0]).unwrap_or(payload)
 }
 
-/// varnishd writes methods in upper case and actions in lower case (`cache_vcl_vrt.c`).
+/// The methods that tell how a request was handled. varnishd writes methods in upper case and actions in lower case
+/// (`cache_vcl_vrt.c`).
+const METHODS: [(&[u8], Handling); 5] = [
+    (b"RECV", Handling::Unknown),
+    (b"HIT", Handling::Hit),
+    (b"MISS", Handling::Miss),
+    (b"PASS", Handling::Pass),
+    (b"SYNTH", Handling::Synth),
+];
+const PIPE: &[u8] = b"pipe";
+const RESTART: &[u8] = b"restart";
+
 fn vcl_call(method: &[u8], transaction: &mut Transaction) {
-    transaction.handling = match method {
-        b"RECV" => Handling::Unknown,
-        b"HIT" => Handling::Hit,
-        b"MISS" => Handling::Miss,
-        b"PASS" => Handling::Pass,
-        b"SYNTH" => Handling::Synth,
-        _ => return,
-    };
+    if let Some((_, handling)) = METHODS.iter().find(|(name, _)| *name == method) {
+        transaction.handling = *handling;
+    }
 }
 
 fn vcl_return(action: &[u8], transaction: &mut Transaction) {
-    match action {
-        b"pipe" => transaction.handling = Handling::Pipe,
-        b"restart" => transaction.left_out = true,
-        _ => {}
+    if action == PIPE {
+        transaction.handling = Handling::Pipe;
+    } else if action == RESTART {
+        transaction.left_out = true;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::log::Side;
 
     fn apply<'a>(select: &Select, payload: &'a str) -> Option<&'a str> {
-        select.apply(payload.as_bytes()).map(|value| std::str::from_utf8(value).unwrap())
+        let source = Source { tag: Tag::REQ_HEADER, select: select.clone(), pick: Pick::First };
+        let value = Matcher::new(&source, CaptureId(0)).apply(payload.as_bytes())?;
+        Some(std::str::from_utf8(value).unwrap())
     }
 
     #[test]
@@ -269,6 +340,21 @@ mod tests {
         assert_eq!(apply(&Select::HeaderField(b"Start"[..].into(), 1), "Start: 1.5 0.0 0.0"), Some("1.5"));
         assert_eq!(apply(&Select::Key(b"k"[..].into()), "k: v"), Some("v"));
         assert_eq!(apply(&Select::Key(b"k"[..].into()), "K: v"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_found_as_byte_by_byte(name in "[A-Za-z@`0-9-]{0,20}", other in "[A-Za-z@`{:0-9-]{0,20}", rest in "[a-z:]{0,12}") {
+            for payload in [&name, &other, &name.to_uppercase(), &name.to_lowercase()].map(|name| format!("{name}:{rest}")) {
+                let begins = payload.len() > name.len() && payload.as_bytes()[name.len()] == b':';
+                for any_case in [true, false] {
+                    let head = payload.as_bytes().get(..name.len());
+                    let same = head.is_some_and(|head| if any_case { head.eq_ignore_ascii_case(name.as_bytes()) } else { head == name.as_bytes() });
+                    let expected = (begins && same).then(|| &payload.as_bytes()[name.len() + 1..]);
+                    prop_assert_eq!(Name::new(name.as_bytes(), any_case).strip(payload.as_bytes()), expected);
+                }
+            }
+        }
     }
 
     #[test]

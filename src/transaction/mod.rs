@@ -111,20 +111,22 @@ impl Transaction {
         self.arena.shrink_to(ARENA_KEPT);
     }
 
-    /// Keeps a value; the first one or the last one, as `pick` says.
+    /// Whether another value is to be kept: the last one always is, the first one unless there is one.
     #[inline]
-    fn keep(&mut self, capture: CaptureId, pick: Pick, value: &[u8]) {
-        let span = &mut self.values[capture.0];
-        if pick == Pick::First && *span != Span::MISSING {
-            return;
-        }
+    fn wants(&self, capture: CaptureId, pick: Pick) -> bool {
+        pick == Pick::Last || self.values[capture.0] == Span::MISSING
+    }
+
+    /// Keeps a value.
+    #[inline]
+    fn keep(&mut self, capture: CaptureId, value: &[u8]) {
         let start = self.arena.len();
         if start + value.len() > ARENA_LIMIT {
             self.incomplete = true;
             return;
         }
         self.arena.extend_from_slice(value);
-        *span = Span { start: start as u32, end: self.arena.len() as u32 };
+        self.values[capture.0] = Span { start: start as u32, end: self.arena.len() as u32 };
     }
 
     /// What was captured; `None` where the log has no such record.

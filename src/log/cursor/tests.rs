@@ -2,9 +2,9 @@ use std::thread;
 
 use proptest::prelude::*;
 
+use super::super::Layout;
 use super::super::area::{HEAD, SEGMENT_N, Shape};
 use super::super::simulation::{Room, Writer};
-use super::super::{Layout, Records};
 use super::*;
 
 fn area(writer: &Writer) -> Area<'_> {
@@ -13,9 +13,9 @@ fn area(writer: &Writer) -> Area<'_> {
 
 /// A pass, and the vxids of what it handed out.
 fn read(cursor: &mut Cursor, area: &Area<'_>, boundary: Option<Position>) -> (Pass, Vec<u32>) {
-    let mut copy = Vec::new();
-    let pass = cursor.read(area, boundary, &TagSet::ALL, &mut copy);
-    (pass, Records::new(&copy, area.layout(), &TagSet::ALL).map(|record| record.vxid as u32).collect())
+    let mut copy = Run::default();
+    let pass = cursor.read(area, boundary, &Filter::ALL, &mut copy);
+    (pass, copy.records(area.layout()).map(|record| record.vxid as u32).collect())
 }
 
 /// Everything up to the end marker, and the overruns on the way.
@@ -205,12 +205,12 @@ impl Seen {
     }
 
     /// Reads once; payloads are their record's number over and over. Returns whether there was anything.
-    fn read(&mut self, cursor: &mut Cursor, area: &Area<'_>, copy: &mut Vec<u32>) -> bool {
-        match cursor.read(area, None, &TagSet::ALL, copy) {
+    fn read(&mut self, cursor: &mut Cursor, area: &Area<'_>, copy: &mut Run) -> bool {
+        match cursor.read(area, None, &Filter::ALL, copy) {
             Pass::Overrun { .. } => self.overrun(),
             Pass::End => return false,
             Pass::Records => {
-                for record in Records::new(copy, area.layout(), &TagSet::ALL) {
+                for record in copy.records(area.layout()) {
                     let vxid = record.vxid as u32;
                     self.record(vxid);
                     assert!(
@@ -241,7 +241,7 @@ proptest! {
         let mut cursor = Cursor::oldest(&area(&writer));
         let mut threads: Vec<(u8, Room)> = Vec::new();
         let mut written = 0;
-        let (mut seen, mut copy) = (Seen::default(), Vec::new());
+        let (mut seen, mut copy) = (Seen::default(), Run::default());
         let go_on = |writer: &Writer, threads: &mut Vec<(u8, Room)>, which: usize| {
             let (stage, room) = &mut threads[which];
             *stage += 1;
@@ -312,7 +312,7 @@ fn nothing_half_overwritten_is_believed() {
     });
     let area = Area::new(&words, Shape::of(&words).unwrap());
     let mut cursor = Cursor::oldest(&area);
-    let (mut seen, mut copy) = (Seen::default(), Vec::new());
+    let (mut seen, mut copy) = (Seen::default(), Run::default());
     while seen.expected < RECORDS {
         if !seen.read(&mut cursor, &area, &mut copy) {
             thread::yield_now();

@@ -8,7 +8,7 @@ mod varnish;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kafkalog::log::{ApiLog, Event, LiveLog, LogSource, Read, Record, Recording, Side, Start, Tag, TagSet};
+use kafkalog::log::{ApiLog, Event, Filter, LiveLog, LogSource, Read, Record, Recording, Side, Start, Tag};
 
 use varnish::{Client, Options, Varnish};
 
@@ -82,10 +82,10 @@ fn a_recording_is_read_as_libvarnishapi_reads_it() {
     assert_eq!(native.len(), api.len());
 
     // Only what is selected.
-    let wanted: TagSet = [Tag::REQ_URL, Tag::END].into_iter().collect();
+    let wanted = [Tag::REQ_URL, Tag::END];
     let mut recording = Recording::open(&file).unwrap();
-    recording.select(wanted);
-    let expected: Vec<Owned> = api.into_iter().filter(|record| wanted.contains(record.tag)).collect();
+    recording.select(Filter::of_tags(&wanted));
+    let expected: Vec<Owned> = api.into_iter().filter(|record| wanted.contains(&record.tag)).collect();
     assert_eq!(read_all(&mut recording), expected);
 }
 
