@@ -20,6 +20,18 @@ use crate::message::SaltId;
 /// Hexadecimal digits of a hashed address.
 pub const HASH_DIGITS: usize = 32;
 
+/// The two digits of every byte.
+const HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// Hashes addresses under one salt.
 #[derive(Debug, Clone, Copy)]
 pub struct AddressHasher<'a> {
@@ -59,8 +71,7 @@ impl<'a> AddressHasher<'a> {
         hasher.write(input);
         let mut digits = [[0; 2]; HASH_DIGITS / 2];
         for (pair, byte) in digits.iter_mut().zip(hasher.finish128().as_bytes()) {
-            const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+            *pair = HEX[usize::from(byte)];
         }
         out.extend_from_slice(digits.as_flattened());
     }

@@ -66,22 +66,29 @@ pub fn append_json(mut value: &[u8], out: &mut Vec<u8>) {
 fn plain_run(value: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    let (words, _) = value.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
+    let special = |word: &[u8; 8]| {
         let word = u64::from_le_bytes(*word);
         // A byte's high bit is set where it is below 0x20, equal to `"` or `\`, or has it set itself. A borrow can set it
         // in a byte above a match as well, but never below, and the lowest one is all that counts.
         let below_space = word.wrapping_sub(ONES * 0x20);
         let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
         let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-        let special = (((below_space | quote | backslash) & !word) | word) & HIGH;
+        (((below_space | quote | backslash) & !word) | word) & HIGH
+    };
+    let Some(last) = value.last_chunk() else {
+        let is_special = |byte: &u8| *byte < 0x20 || *byte >= 0x80 || matches!(byte, b'"' | b'\\');
+        return value.iter().position(is_special).unwrap_or(value.len());
+    };
+    // The last word overlaps the one before, in which nothing was found.
+    let (words, _) = value.as_chunks();
+    let words = words.iter().enumerate().map(|(index, word)| (index * 8, word));
+    for (offset, word) in words.chain([(value.len() - 8, last)]) {
+        let special = special(word);
         if special != 0 {
-            return index * 8 + special.trailing_zeros() as usize / 8;
+            return offset + special.trailing_zeros() as usize / 8;
         }
     }
-    let done = words.len() * 8;
-    let is_special = |byte: &u8| *byte < 0x20 || *byte >= 0x80 || matches!(byte, b'"' | b'\\');
-    value[done..].iter().position(is_special).map_or(value.len(), |index| done + index)
+    value.len()
 }
 
 /// Appends the characters beyond ASCII that the value starts with, and gives back what follows them.

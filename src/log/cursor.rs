@@ -222,7 +222,7 @@ fn walk(
             if wanted.wants_some(tag) && tag != Tag::BATCH {
                 let [marker, beginning] =
                     [header - 1, header].map(|at| record.get(at).map_or(0, |word| word.load(Ordering::Relaxed)));
-                if wanted.wants(first, marker, beginning) {
+                if wanted.wants(tag, marker, beginning) {
                     // The length that `end` came from, whatever stands there by now.
                     let rest = record[1..].iter().map(|word| word.load(Ordering::Relaxed));
                     copy.push(iter::once(first).chain(rest));

@@ -78,11 +78,11 @@ impl Filter {
         };
     }
 
-    /// Whether a record with this first and this last header word may be wanted, whose payload begins with the word `payload`
-    /// (anything, if it is empty).
+    /// Whether a record of this tag and with this last word of its header may be wanted, whose payload begins with the word
+    /// `payload` (anything, if it is empty).
     #[inline]
-    pub(super) fn wants(&self, first: u32, marker: u32, payload: u32) -> bool {
-        let beginnings = self.beginnings[usize::from(Tag::from_header(first).number())];
+    pub(super) fn wants(&self, tag: Tag, marker: u32, payload: u32) -> bool {
+        let beginnings = self.beginnings[usize::from(tag.number())];
         beginnings >> Beginning::of_word(payload).0 & u64::from(self.sides >> (marker >> 30)) & 1 != 0
     }
 
@@ -104,9 +104,8 @@ impl fmt::Debug for Filter {
 mod tests {
     use super::*;
 
-    /// Whether a record is wanted, in either layout: the marker is in the last word of the header.
     fn wants(filter: &Filter, tag: Tag, side: u32, payload: [u8; 4]) -> bool {
-        filter.wants(u32::from(tag.number()) << 24 | 4, side << 30 | 77, u32::from_ne_bytes(payload))
+        filter.wants(tag, side << 30 | 77, u32::from_ne_bytes(payload))
     }
 
     #[test]

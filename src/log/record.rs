@@ -65,24 +65,31 @@ impl Run {
 
     fn find_with<const HEADER: usize>(&mut self, length: usize, layout: Layout, filter: &Filter) -> Walked {
         self.starts.clear();
+        let unused = layout.unused_bits();
         let words = &self.words[..length];
         let mut at = 0;
         while let Some(&first) = words.get(at) {
             let tag = Tag::from_header(first);
-            // The length of a batch stands in its second word and counts the records behind it, which are read as records.
-            let is_batch = tag == Tag::BATCH;
-            if !(tag.is_of_record() || is_batch) || first & layout.unused_bits() != 0 {
-                return Walked { end: at, damage: Some(first) };
+            if !tag.is_of_record() || first & unused != 0 {
+                // The length of a batch stands in its second word and counts the records behind it, which are read as records.
+                if tag != Tag::BATCH {
+                    return Walked { end: at, damage: Some(first) };
+                }
+                if at + HEADER > words.len() {
+                    break;
+                }
+                at += HEADER;
+                continue;
             }
-            let next = at + HEADER + if is_batch { 0 } else { payload_words(first) };
+            let next = at + HEADER + payload_words(first);
             if next > words.len() {
                 break;
             }
-            if filter.wants_some(tag) && !is_batch {
-                let beginning = words.get(at + HEADER).copied().unwrap_or_default();
-                if filter.wants(first, words[at + HEADER - 1], beginning) {
-                    self.starts.push(at as u32);
-                }
+            if filter.wants_some(tag)
+                && let Some(&marker) = words.get(at + HEADER - 1)
+                && filter.wants(tag, marker, words.get(at + HEADER).copied().unwrap_or_default())
+            {
+                self.starts.push(at as u32);
             }
             at = next;
         }
@@ -109,11 +116,12 @@ impl<'a> Iterator for Records<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Record<'a>> {
-        let (header, payload) =
-            self.words.get(*self.starts.next()? as usize..)?.split_at_checked(self.layout.header_words())?;
-        let (vxid, marker) = match *header {
-            [_, id] => (u64::from(id & 0x3fff_ffff), id >> 30),
-            [_, low, high] => ((u64::from(low) | u64::from(high) << 32) & ((1 << 51) - 1), high >> 30),
+        let record = self.words.get(*self.starts.next()? as usize..)?;
+        let (first, vxid, marker, payload) = match (self.layout, record) {
+            (Layout::One, [first, id, payload @ ..]) => (*first, u64::from(id & 0x3fff_ffff), id >> 30, payload),
+            (Layout::Two, [first, low, high, payload @ ..]) => {
+                (*first, (u64::from(*low) | u64::from(*high) << 32) & ((1 << 51) - 1), high >> 30, payload)
+            }
             _ => return None,
         };
         let side = match marker {
@@ -121,8 +129,8 @@ impl<'a> Iterator for Records<'a> {
             2 => Side::Backend,
             _ => Side::None,
         };
-        let payload = bytes_of(payload).get(..payload_bytes(header[0]))?;
-        Some(Record { tag: Tag::from_header(header[0]), vxid, side, payload })
+        let payload = bytes_of(payload).get(..payload_bytes(first))?;
+        Some(Record { tag: Tag::from_header(first), vxid, side, payload })
     }
 }
 

@@ -135,6 +135,15 @@ impl Matcher {
     }
 
     #[inline]
+    fn take(&self, payload: &[u8], transaction: &mut Transaction) {
+        if transaction.wants(self.capture, self.pick)
+            && let Some(value) = self.apply(payload)
+        {
+            transaction.keep(self.capture, value);
+        }
+    }
+
+    #[inline]
     fn apply<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
         let value = match &self.name {
             Some(name) => name.strip(payload)?,
@@ -142,7 +151,7 @@ impl Matcher {
         };
         match self.field {
             Some(number) => field(value, number),
-            None => Some(value.trim_ascii()),
+            None => Some(trim(value)),
         }
     }
 }
@@ -261,14 +270,11 @@ impl CaptureTable {
     pub(super) fn take(&self, record: &Record<'_>, transaction: &mut Transaction) {
         let payload = without_nul(record.payload);
         let matchers = &self.by_tag[usize::from(record.tag.number())];
-        for matchers in [matchers.named(payload), &matchers.every] {
-            for matcher in matchers {
-                if transaction.wants(matcher.capture, matcher.pick)
-                    && let Some(value) = matcher.apply(payload)
-                {
-                    transaction.keep(matcher.capture, value);
-                }
-            }
+        for matcher in matchers.named(payload) {
+            matcher.take(payload, transaction);
+        }
+        for matcher in &matchers.every {
+            matcher.take(payload, transaction);
         }
         match record.tag {
             Tag::VCL_CALL => vcl_call(payload, transaction),
@@ -279,10 +285,27 @@ impl CaptureTable {
     }
 }
 
+/// Without white space around it. Most values have one space before them, or none.
+#[inline]
+fn trim(value: &[u8]) -> &[u8] {
+    match value.strip_prefix(b" ").unwrap_or(value) {
+        value @ ([b'!'..=u8::MAX, .., b'!'..=u8::MAX] | [b'!'..=u8::MAX]) => value,
+        value => value.trim_ascii(),
+    }
+}
+
 /// Field `number`, from 1.
 #[inline]
 fn field(payload: &[u8], number: u8) -> Option<&[u8]> {
-    payload.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).nth(usize::from(number.checked_sub(1)?))
+    let mut rest = payload.trim_ascii_start();
+    for _ in 1..number {
+        rest = rest[end_of_field(rest)..].trim_ascii_start();
+    }
+    (number > 0 && !rest.is_empty()).then(|| &rest[..end_of_field(rest)])
+}
+
+fn end_of_field(text: &[u8]) -> usize {
+    text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len())
 }
 
 fn without_nul(payload: &[u8]) -> &[u8] {
