@@ -85,6 +85,11 @@ pub fn for_each_element<'a>(value: &'a [u8], mut take: impl FnMut(Element<'a>)) 
         if index > 0 {
             take(Element::Text(b", "));
         }
+        // Nearly always it is just that.
+        if let Some(address) = parse(element) {
+            take(Element::Address(address));
+            continue;
+        }
         for (index, pair) in element.split(|byte| *byte == b';').take(ELEMENTS).enumerate() {
             if index > 0 {
                 take(Element::Text(b";"));

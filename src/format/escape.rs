@@ -69,26 +69,26 @@ fn plain_run(value: &[u8]) -> usize {
     let special = |word: &[u8; 8]| {
         let word = u64::from_le_bytes(*word);
         // A byte's high bit is set where it is below 0x20, equal to `"` or `\`, or has it set itself. A borrow can set it
-        // in a byte above a match as well, but never below, and the lowest one is all that counts.
-        let below_space = word.wrapping_sub(ONES * 0x20);
-        let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+        // in a byte above a match as well, but never below, and the lowest one is all that counts. Flipping bit 1 brings `"`
+        // to 0x20, next to the control characters.
+        let control_or_quote = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
         let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-        (((below_space | quote | backslash) & !word) | word) & HIGH
+        (((control_or_quote | backslash) & !word) | word) & HIGH
     };
     let Some(last) = value.last_chunk() else {
         let is_special = |byte: &u8| *byte < 0x20 || *byte >= 0x80 || matches!(byte, b'"' | b'\\');
         return value.iter().position(is_special).unwrap_or(value.len());
     };
-    // The last word overlaps the one before, in which nothing was found.
-    let (words, _) = value.as_chunks();
-    let words = words.iter().enumerate().map(|(index, word)| (index * 8, word));
-    for (offset, word) in words.chain([(value.len() - 8, last)]) {
+    let mut offset = 0;
+    for word in value.as_chunks().0 {
         let special = special(word);
         if special != 0 {
             return offset + special.trailing_zeros() as usize / 8;
         }
+        offset += 8;
     }
-    value.len()
+    // The last word overlaps the one before, in which nothing was found. With nothing in it, this is the length.
+    value.len() - 8 + special(last).trailing_zeros() as usize / 8
 }
 
 /// Appends the characters beyond ASCII that the value starts with, and gives back what follows them.

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use memchr::memchr;
 
 use super::compile::{Operation, Program, Unit};
 use super::{Escape, Timestamp};
@@ -121,7 +122,7 @@ fn time_of(transaction: &Transaction, capture: CaptureId) -> Option<Timestamp> {
 
 /// A URL up to its `?`, and from there on.
 fn split_url(url: &[u8]) -> (&[u8], &[u8]) {
-    url.split_at(url.iter().position(|byte| *byte == b'?').unwrap_or(url.len()))
+    url.split_at(memchr(b'?', url).unwrap_or(url.len()))
 }
 
 /// Whether a text is a number as JSON writes it (RFC 8259, section 6). `NaN` and numbers with leading zeros are not.

@@ -83,7 +83,7 @@ impl Filter {
     #[inline]
     pub(super) fn wants(&self, tag: Tag, marker: u32, payload: u32) -> bool {
         let beginnings = self.beginnings[usize::from(tag.number())];
-        beginnings >> Beginning::of_word(payload).0 & u64::from(self.sides >> (marker >> 30)) & 1 != 0
+        beginnings >> Beginning::of_word(payload).0 & 1 != 0 && self.sides >> (marker >> 30) & 1 != 0
     }
 
     /// Whether any record of the tag is wanted.

@@ -122,9 +122,6 @@ impl Assembler {
         counters: &Counters,
         mut done: impl FnMut(&mut Transaction),
     ) {
-        if !self.interest.in_side(record.side) {
-            return;
-        }
         if self.last.0 != record.vxid {
             self.last = (record.vxid, self.open.get(&record.vxid).copied().unwrap_or(NONE));
         }
@@ -167,7 +164,7 @@ impl Assembler {
         counters: &Counters,
         mut done: impl FnMut(&mut Transaction),
     ) {
-        if !is_request(record.payload) {
+        if !self.interest.in_side(record.side) || !is_request(record.payload) {
             return;
         }
         if self.open.len() >= self.limits.transactions {
