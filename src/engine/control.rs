@@ -17,6 +17,10 @@ pub(super) struct Control {
     drains: AtomicU64,
     /// The last drain for which all was read that was in the log.
     drained: AtomicU64,
+    /// Counts the requests to read up to the log's present end.
+    read_ups: AtomicU64,
+    /// The last of them that has been met.
+    read_up: AtomicU64,
     /// Where the reader stopped, once it has.
     stopped_at: Mutex<Option<HandOver>>,
     /// The reader will read no more.
@@ -59,6 +63,24 @@ impl Control {
 
     pub(super) fn answer_drain(&self, drain: u64) {
         self.drained.store(drain, Ordering::Release);
+    }
+
+    /// Asks the reader to come to the log's present end; the number to look for in [`read_up`](Self::read_up).
+    pub(super) fn ask_read_up(&self) -> u64 {
+        self.read_ups.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn read_up(&self) -> u64 {
+        self.read_up.load(Ordering::Acquire)
+    }
+
+    /// What has been asked for by now: met once a read that begins after this finds nothing.
+    pub(super) fn read_ups_asked(&self) -> u64 {
+        self.read_ups.load(Ordering::Acquire)
+    }
+
+    pub(super) fn answer_read_up(&self, asked: u64) {
+        self.read_up.store(asked, Ordering::Release);
     }
 
     pub(super) fn stop(&self, at: Option<HandOver>) {

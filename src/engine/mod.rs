@@ -220,6 +220,12 @@ impl Engine {
         wait(deadline, done)
     }
 
+    /// Waits until everything that is in the log now has been read, at the most for `limit`. Returns whether it has.
+    pub fn read_up(&self, limit: Duration) -> bool {
+        let asked = self.control.ask_read_up();
+        wait(Instant::now() + limit, || self.control.read_up() >= asked || self.control.stopped())
+    }
+
     /// Stops reading and tells where. Lines that were read go on to Kafka; [`finish`](Self::finish) waits for them.
     /// A second call returns the same place. `None` when the log has no positions, or the reader does not answer.
     pub fn hand_over(&self) -> Option<HandOver> {

@@ -91,6 +91,7 @@ impl<S: LogSource> Reader<S> {
             if self.taken_until.is_some_and(|until| position.is_none_or(|position| !position.is_before(until))) {
                 self.taken_until = None;
             }
+            let read_ups = self.control.read_ups_asked();
             match self.source.read() {
                 Ok(Read::Records(records)) => {
                     self.fault.hit("reader");
@@ -100,7 +101,10 @@ impl<S: LogSource> Reader<S> {
                         None => self.pipeline.feed(records, now, position, &self.counters, &mut self.outbox),
                     }
                 }
-                Ok(Read::Idle) => self.idle(now, quiet_since),
+                Ok(Read::Idle) => {
+                    self.control.answer_read_up(read_ups);
+                    self.idle(now, quiet_since);
+                }
                 Ok(Read::Event(event)) => self.event(event),
                 Ok(Read::End) => return Outcome::End,
                 Err(error) => return Outcome::Broken(error),

@@ -2,7 +2,7 @@
 //!
 //! The VCL that became warm last decides on the configuration. VCLs with the same text share the engine; a change replaces
 //! it, the new one going on where the old one stopped while that waits for acknowledgements in the background. When the last
-//! warm VCL gets cold, reading stops. Another build of this library may take the log over at any time ([`crate::guard`]);
+//! warm VCL gets cold, what is in the log by then is read and reading stops. Another build of this library may take the log over at any time ([`crate::guard`]);
 //! then this one stands by until that build leaves.
 //!
 //! Events come from varnishd's CLI thread, [`Lifecycle::tick`] from the keeper; a mutex around the whole keeps them apart.
@@ -31,6 +31,9 @@ pub(crate) trait Machine: Send + Sync + Sized + 'static {
 
     /// Attaches to the log and starts the threads. Must not leave anything behind when it fails.
     fn start(setup: &Arc<Self::Setup>, origin: &Origin) -> Result<Self, String>;
+
+    /// Reads what is in the log by now.
+    fn read_up(&self);
 
     /// Stops reading, says where.
     fn hand_over(&self) -> Option<HandOver>;
@@ -114,6 +117,10 @@ impl<M: Machine> Lifecycle<M> {
             (Some(_), _) | (None, Reading::Idle) => {}
             (None, Reading::Running { machine, .. }) => {
                 let machine = Arc::clone(machine);
+                // Nobody goes on where this one stops, and the VCL's requests have all been logged.
+                if let Err(error) = contain("reading the rest with", || machine.read_up()) {
+                    tracing::error!("{error}");
+                }
                 self.reading = Reading::Idle;
                 self.guard.release(self.stop(machine));
             }

@@ -21,6 +21,10 @@ use crate::{BUILD_ID, keeper};
 /// that time, and a configuration is not changed every five minutes during an outage of Kafka.
 const FINISH_LIMIT: Duration = Duration::from_secs(300);
 
+/// How long the CLI waits for a reader to come to the log's end, which takes it less than a millisecond unless it was kept from
+/// running.
+const READ_UP_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long the process's end may take. varnishd's manager process kills a child that has not ended within `cli_timeout`,
 /// 60 s by default; sixfold room is left for those who lower it.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
@@ -183,6 +187,12 @@ impl Machine for Shipper {
             module.statistics.attach(names, engine.counters());
         }
         Ok(Self { engine })
+    }
+
+    fn read_up(&self) {
+        if !self.engine.read_up(READ_UP_LIMIT) {
+            tracing::error!("the reader did not come to the log's end in time: requests may be lost unnumbered");
+        }
     }
 
     fn hand_over(&self) -> Option<HandOver> {

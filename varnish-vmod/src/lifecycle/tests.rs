@@ -15,6 +15,8 @@ struct World {
     broken: HashSet<&'static str>,
     panics: bool,
     finished: usize,
+    /// How often a reader was asked to come to the log's end.
+    read_up: usize,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -59,6 +61,10 @@ impl Machine for Model {
         };
         world.readers.push((setup.text, from, None));
         Ok(Self { world: Arc::clone(&setup.world), index: world.readers.len() - 1 })
+    }
+
+    fn read_up(&self) {
+        self.world.lock().expect("no test panics here").read_up += 1;
     }
 
     fn hand_over(&self) -> Option<HandOver> {
@@ -119,7 +125,8 @@ fn vcls_with_one_text_share_an_engine() {
     build.cold(2);
     assert!(build.world().running().is_empty());
     assert!(build.lifecycle.retired().wait(Instant::now() + Duration::from_secs(5)));
-    assert_eq!(build.world().finished, 1);
+    let world = build.world();
+    assert_eq!((world.read_up, world.finished), (1, 1), "nobody goes on where it stopped");
 }
 
 #[test]
