@@ -10,10 +10,9 @@ mod salt;
 pub use address::{Element, for_each_element, parse};
 pub use salt::{LocalSalt, Salt};
 
-use std::hash::Hasher as _;
 use std::net::IpAddr;
 
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::SipHasher24;
 
 use crate::message::SaltId;
 
@@ -67,11 +66,10 @@ impl<'a> AddressHasher<'a> {
                 &input[..]
             }
         };
-        let mut hasher = SipHasher24::new_with_key(self.salt.key());
-        hasher.write(input);
+        let hash = SipHasher24::new_with_key(self.salt.key()).hash(input);
         let mut digits = [[0; 2]; HASH_DIGITS / 2];
-        for (pair, byte) in digits.iter_mut().zip(hasher.finish128().as_bytes()) {
-            *pair = HEX[usize::from(byte)];
+        for (pair, byte) in digits.iter_mut().zip(&hash.as_bytes()) {
+            *pair = HEX[usize::from(*byte)];
         }
         out.extend_from_slice(digits.as_flattened());
     }
@@ -79,7 +77,10 @@ impl<'a> AddressHasher<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::Hasher as _;
+
     use proptest::prelude::*;
+    use siphasher::sip128::Hasher128 as _;
 
     use super::*;
 

@@ -17,11 +17,17 @@ pub struct Settings<'a> {
     pub address_headers: &'a [String],
 }
 
-/// One step of a program. Each appends to the line; `missing` is what it appends when the log has no such value, escaped
+/// One step of a program: text as it stands, and what follows it.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) text: Box<[u8]>,
+    pub(super) operation: Operation,
+}
+
+/// What a step appends to the line behind its text; `missing` is what it appends when the log has no such value, escaped
 /// already.
 #[derive(Debug)]
 pub(super) enum Operation {
-    Literal(Box<[u8]>),
     Sequence,
     Vxid,
     Side,
@@ -107,7 +113,9 @@ pub(super) enum Unit {
 /// A compiled format. It shows times through clocks that remember the last second, so that rendering changes it.
 #[derive(Debug)]
 pub struct Program {
-    pub(super) operations: Vec<Operation>,
+    pub(super) steps: Vec<Step>,
+    /// The text behind the last step.
+    pub(super) end: Box<[u8]>,
     pub(super) clocks: Vec<Clock>,
     pub(super) escape: Escape,
 }
@@ -158,28 +166,27 @@ struct Compiler<'a> {
     settings: Settings<'a>,
     table: &'a mut CaptureTable,
     program: Program,
+    /// What has been read of text since the last step.
+    text: Vec<u8>,
 }
 
 impl<'a> Compiler<'a> {
     fn new(settings: Settings<'a>, table: &'a mut CaptureTable, escape: Escape) -> Self {
-        Self { settings, table, program: Program { operations: Vec::new(), clocks: Vec::new(), escape } }
+        let program = Program { steps: Vec::new(), end: Box::default(), clocks: Vec::new(), escape };
+        Self { settings, table, program, text: Vec::new() }
     }
 
     fn finish(self) -> Program {
-        self.program
+        Program { end: self.text.into(), ..self.program }
     }
 
-    /// Appends to the literal before, if there is one.
     fn literal(&mut self, text: &[u8]) {
-        if let Some(Operation::Literal(before)) = self.program.operations.last_mut() {
-            *before = [before, text].concat().into();
-        } else if !text.is_empty() {
-            self.program.operations.push(Operation::Literal(text.into()));
-        }
+        self.text.extend_from_slice(text);
     }
 
     fn add(&mut self, operation: Operation) {
-        self.program.operations.push(operation);
+        let text = std::mem::take(&mut self.text).into();
+        self.program.steps.push(Step { text, operation });
     }
 
     /// What stands for a missing value: the default that the format gives, or `otherwise`.

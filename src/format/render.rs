@@ -5,7 +5,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use memchr::memchr;
 
-use super::compile::{Operation, Program, Unit};
+use super::compile::{Operation, Program, Step, Unit};
 use super::{Escape, Timestamp};
 use crate::anonymize::{AddressHasher, Element, for_each_element, parse};
 use crate::log::Side;
@@ -31,9 +31,9 @@ impl Program {
         let escape = self.escape;
         let transaction = context.transaction;
         let mut hashed = false;
-        for operation in &self.operations {
+        for Step { text, operation } in &self.steps {
+            out.extend_from_slice(text);
             match operation {
-                Operation::Literal(text) => out.extend_from_slice(text),
                 Operation::Sequence => append_number(context.sequence, out),
                 Operation::Vxid => append_number(transaction.vxid, out),
                 Operation::Side => out.push(if transaction.side == Side::Backend { b'b' } else { b'c' }),
@@ -112,6 +112,7 @@ impl Program {
                 },
             }
         }
+        out.extend_from_slice(&self.end);
         hashed
     }
 }

@@ -23,15 +23,9 @@ impl Timestamp {
         if seconds.is_empty() || seconds.len() > 12 {
             return None;
         }
-        let mut micros = 0;
-        let fraction = fraction.iter().chain(std::iter::repeat(&b'0')).take(6);
-        for digit in seconds.iter().chain(fraction) {
-            if !digit.is_ascii_digit() {
-                return None;
-            }
-            micros = micros * 10 + u64::from(digit - b'0');
-        }
-        Some(Self(micros))
+        let fraction = &fraction[..fraction.len().min(6)];
+        let missing = [100_000, 10_000, 1_000, 100, 10, 1].get(fraction.len().wrapping_sub(1)).unwrap_or(&1_000_000);
+        Some(Self(decimal(seconds)? * 1_000_000 + decimal(fraction)? * missing))
     }
 
     /// The time that has passed since 1970.
@@ -63,6 +57,19 @@ impl Timestamp {
     pub fn microseconds(self) -> u64 {
         self.0
     }
+}
+
+/// The number that up to twelve digits write; 0 for none.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for digit in digits {
+        let value = digit.wrapping_sub(b'0');
+        if value > 9 {
+            return None;
+        }
+        number = number * 10 + u64::from(value);
+    }
+    Some(number)
 }
 
 /// Shows times in a strftime(3) format. Requests come in the order of time, so the text of the last second serves nearly
