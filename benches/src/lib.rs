@@ -13,6 +13,7 @@ pub mod callgrind;
 pub mod chart;
 pub mod cpu;
 pub mod interrupt;
+pub mod live;
 pub mod load;
 pub mod logger;
 pub mod machine;
@@ -20,6 +21,7 @@ pub mod recorder;
 pub mod recording;
 pub mod results;
 pub mod statistics;
+pub mod threads;
 pub mod traffic;
 
 use std::path::{Path, PathBuf};

@@ -26,7 +26,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "requests")]
     recording: Option<PathBuf>,
     /// How many times over the recording is read in a round: kafkalog should take half a second or more
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     copies: u32,
     /// Rounds; both programs run in each
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
