@@ -53,6 +53,8 @@ pub struct Round {
     pub load: Duration,
     /// CPU time of the child's threads, until all is acknowledged.
     pub threads: Times,
+    /// CPU nanoseconds of Kafka meanwhile, which would be on other machines.
+    pub kafka: u64,
 }
 
 impl Round {
@@ -106,12 +108,17 @@ impl Live<'_> {
         if with_module {
             self.settle(&mut varnishd, warm_up)?;
         }
-        let before = threads::times(child)?;
+        let of_kafka = || -> anyhow::Result<u64> {
+            let times = kafka.as_ref().map(|kafka| threads::times(kafka.id())).transpose()?;
+            Ok(times.unwrap_or_default().values().sum())
+        };
+        let (before, kafka_before) = (threads::times(child)?, of_kafka()?);
         let taken = load.run(self.requests, request).context("sending requests")?;
         if with_module {
             self.settle(&mut varnishd, warm_up + self.requests)?;
         }
         let threads = threads::since(&before, &threads::times(child)?);
+        let kafka_time = of_kafka()?.saturating_sub(kafka_before);
         if with_module != threads.keys().any(|name| threads::is_ours(name)) {
             bail!("threads of varnishd's child: {:?}", threads.keys());
         }
@@ -119,7 +126,7 @@ impl Live<'_> {
         if let Some(mut kafka) = kafka {
             kafka.terminate(STOP)?;
         }
-        Ok(Round { load: taken, threads })
+        Ok(Round { load: taken, threads, kafka: kafka_time })
     }
 
     /// Waits until Kafka has acknowledged this many lines.

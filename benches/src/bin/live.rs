@@ -76,9 +76,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn page(arguments: &Arguments, without: &[Round], with: &[Round]) -> String {
     let requests = arguments.requests as f64;
     let rates = |rounds: &[Round]| rounds.iter().map(|round| requests / round.load.as_secs_f64()).collect::<Vec<_>>();
-    let micros = |rounds: &[Round], ours| {
-        let each: Vec<_> = rounds.iter().map(|round| round.time(ours) as f64 / 1e3 / requests).collect();
-        median(&each)
+    let micros = |rounds: &[Round], time: &dyn Fn(&Round) -> u64| {
+        median(&rounds.iter().map(|round| time(round) as f64 / 1e3 / requests).collect::<Vec<_>>())
     };
     let (slow, fast) = (rates(with), rates(without));
     let ratios: Vec<_> = slow.iter().zip(&fast).map(|(with, without)| with / without).collect();
@@ -90,13 +89,16 @@ fn page(arguments: &Arguments, without: &[Round], with: &[Round]) -> String {
     let _ = writeln!(
         text,
         "| CPU µs a request, varnishd's own threads | {:.2} | {:.2} |",
-        micros(without, false),
-        micros(with, false)
+        micros(without, &|round| round.time(false)),
+        micros(with, &|round| round.time(false))
     );
-    let _ = writeln!(text, "| CPU µs a request, the module's threads | | {:.2} |", micros(with, true));
+    let modules = micros(with, &|round| round.time(true));
+    let _ = writeln!(text, "| CPU µs a request, the module's threads | | {modules:.2} |");
     for (name, time) in by_thread(with, requests) {
         let _ = writeln!(text, "| … `{name}` | | {time:.2} |");
     }
+    let kafka = micros(with, &|round| round.kafka);
+    let _ = writeln!(text, "| CPU µs a request, the mock Kafka's process | | {kafka:.2} |");
     let _ = writeln!(
         text,
         "\nWith the module, {:.1} % of the requests a second are served: the median of {} rounds' own, {:.1} to {:.1} %.",
