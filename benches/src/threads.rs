@@ -77,13 +77,13 @@ mod tests {
         let own = std::process::id();
         let thread = std::thread::Builder::new().name("kafkalog-test".into());
         let (go, wait) = std::sync::mpsc::channel::<()>();
-        let handle = thread.spawn(move || drop(wait.recv())).unwrap();
+        let handle = thread.spawn(move || wait.recv().is_ok()).unwrap();
         // The name is set by the new thread.
         while !times(own).unwrap().contains_key("kafkalog-test") {
             std::thread::yield_now();
         }
         drop(go);
-        handle.join().unwrap();
+        assert!(!handle.join().unwrap());
         assert!(child_of(u32::MAX).is_err());
         assert!(is_ours("rdk:broker1") && !is_ours("cache-worker"));
         let times = |time| Times::from([("a".to_owned(), time)]);
