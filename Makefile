@@ -60,8 +60,12 @@ lint: setup ## Check format and lints
 		echo "lint: clippy SKIPPED, this cargo has none (rustup's does)" >&2; \
 	fi
 
-bench: setup ## Run the benchmarks
+bench: PACKAGES += valgrind
+bench: release ## Run the benchmarks: the parts, beside varnishncsa, and in a varnishd under load
+	$(CARGO) build --release -p kafkalog-benches --bins
 	$(CARGO) bench -p kafkalog-benches
+	@target/release/side-by-side
+	@target/release/live
 
 deny: ## Check licences, bans and sources (needs cargo-deny)
 	$(CARGO) deny check

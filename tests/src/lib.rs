@@ -12,6 +12,7 @@
 
 pub mod addresses;
 pub mod backend;
+pub mod broker;
 pub mod load;
 pub mod pipeline;
 pub mod process;

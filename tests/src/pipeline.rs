@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::addresses::{self, Leak};
 use crate::backend::Backend;
+use crate::broker;
 use crate::load::Load;
 use crate::process::Running;
 use crate::programs::Programs;
@@ -25,9 +26,6 @@ const VCL: &str = include_str!("../../examples/demo.vcl");
 
 /// librdkafka's mock forgets all but the last 5 MiB of a partition: 32 hold some 200,000 lines, should the sink lag.
 const PARTITIONS: u16 = 32;
-
-/// For the mock to tell its address.
-const START: Duration = Duration::from_secs(20);
 
 /// For the last lines to be acknowledged. Kafka is on the same machine.
 const ACKNOWLEDGE: Duration = Duration::from_secs(60);
@@ -163,7 +161,7 @@ impl Pipeline<'_> {
         }
 
         progress(Progress::Step("starting Kafka, the sink, the backend and varnishd"));
-        let (mut broker, bootstrap) = self.start_broker(&output)?;
+        let (mut broker, bootstrap) = broker::start(self.programs, "webrequest_text", PARTITIONS, &output, self.stop)?;
         let mut sink = self.start_sink(&bootstrap, &store, &output)?;
         let backend = Backend::start()?;
         let mut varnishd = self.start_varnishd(&bootstrap, &backend, &output)?;
@@ -216,21 +214,6 @@ impl Pipeline<'_> {
             load,
             sample: records.sample,
         })
-    }
-
-    fn start_broker(&self, output: &Path) -> anyhow::Result<(Running, String)> {
-        let mut command = Command::new(self.programs.kafkalog());
-        command.args(["dev-broker", "--brokers", "1", "--partitions", &PARTITIONS.to_string()]);
-        command.args(["--topic", &format!("webrequest_text:{PARTITIONS}")]);
-        let mut broker = Running::start("dev-broker", &mut command, output)?;
-        let bootstrap = wait::until("Kafka's address", START, self.stop, || {
-            broker.check()?;
-            let printed = broker.output()?;
-            // A line is whole once its end is there.
-            let line = printed.split_inclusive('\n').find_map(|line| line.strip_prefix("bootstrap: "));
-            Ok(line.and_then(|line| line.strip_suffix('\n')).map(|bootstrap| bootstrap.trim().to_owned()))
-        })?;
-        Ok((broker, bootstrap))
     }
 
     fn start_sink(&self, bootstrap: &str, store: &Path, output: &Path) -> anyhow::Result<Running> {

@@ -39,6 +39,12 @@ impl Running {
         Ok(Self { name: name.to_owned(), child, output })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything that the program has written so far.
     ///
     /// # Errors

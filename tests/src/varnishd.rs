@@ -84,6 +84,12 @@ impl Varnishd {
         self.address
     }
 
+    /// The process id of the manager, whose child does the work.
+    #[must_use]
+    pub fn manager(&self) -> u32 {
+        self.manager.id()
+    }
+
     /// Its working directory, `varnishd -n`.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -130,7 +136,8 @@ fn free_address() -> anyhow::Result<SocketAddrV4> {
 }
 
 /// Debian has varnishd in /usr/sbin, which is not in every user's search path.
-fn find(program: &str) -> PathBuf {
+#[must_use]
+pub fn find(program: &str) -> PathBuf {
     let known = Path::new("/usr/sbin").join(program);
     if known.is_file() { known } else { PathBuf::from(program) }
 }
