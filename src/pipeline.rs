@@ -76,7 +76,7 @@ impl Pipeline {
         let salts = LocalSalt::new(config.anonymize.rotate.get_ref().0, since_epoch())
             .map_err(|error| source.error(0..0, format!("the system's random source gives no salt: {error}")))?;
         Ok(Self {
-            assembler: Assembler::new(table, interest, limits),
+            assembler: Assembler::new(&table, interest, limits),
             lines: Lines { streams, start, salts, ip6_prefix: *config.anonymize.ip6_prefix.get_ref() },
         })
     }
@@ -108,19 +108,15 @@ impl Pipeline {
         counters: &Counters,
         output: &mut impl Output,
     ) {
-        for record in records {
-            self.assembler.record(&record, now, position, counters, |transaction| {
-                self.lines.transaction(transaction, counters, output);
-            });
-        }
+        self.assembler.run(records, now, position, counters, |transaction| {
+            self.lines.transaction(transaction, counters, output);
+        });
     }
 
     /// Takes a run of records whose transactions another reader has taken already if they end in it: what is left open
     /// is what it left open.
     pub fn feed_taken(&mut self, records: Records<'_>, now: Instant, position: Option<Position>, counters: &Counters) {
-        for record in records {
-            self.assembler.record(&record, now, position, counters, |_| {});
-        }
+        self.assembler.run(records, now, position, counters, |_| {});
     }
 
     /// Renders the transactions that have been open for too long as they are.
@@ -135,10 +131,7 @@ impl Pipeline {
 }
 
 impl Lines {
-    fn transaction(&mut self, transaction: &mut Transaction, counters: &Counters, output: &mut impl Output) {
-        if transaction.left_out {
-            return;
-        }
+    fn transaction(&mut self, transaction: &Transaction<'_>, counters: &Counters, output: &mut impl Output) {
         counters.transactions.add(1);
         let start = transaction.value(self.start).and_then(Timestamp::parse);
         let time = start.map_or_else(since_epoch, Timestamp::since_epoch);
@@ -228,18 +221,6 @@ mod tests {
         fn roll_back(&mut self, _stream: usize) {}
     }
 
-    fn words(side: u32, records: &[(Tag, u32, &[u8])]) -> Vec<u32> {
-        let mut words = Vec::new();
-        for (tag, vxid, payload) in records {
-            let mut payload = payload.to_vec();
-            payload.push(0);
-            words.extend([u32::from(tag.number()) << 24 | payload.len() as u32, vxid | side << 30]);
-            payload.resize(payload.len().next_multiple_of(4), 0);
-            words.extend(payload.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)));
-        }
-        words
-    }
-
     fn pipeline(streams: &str) -> Pipeline {
         let source = Source::from_text("k.toml", format!("host = \"cp1\"\n[kafka]\nbootstrap = [\"b:1\"]\n{streams}"));
         Pipeline::compile(&Config::parse(&source).unwrap(), &source).unwrap_or_else(|error| panic!("{error}"))
@@ -247,7 +228,7 @@ mod tests {
 
     fn run(pipeline: &mut Pipeline, output: &mut Kept, side: u32, records: &[(Tag, u32, &[u8])]) -> Counters {
         let counters = Counters::new(pipeline.lines.streams.len());
-        let run = Run::of(words(side, records), Layout::One);
+        let run = Run::of_records(side, records.iter().copied());
         pipeline.feed(run.records(Layout::One), Instant::now(), None, &counters, output);
         counters
     }

@@ -15,7 +15,7 @@ use crate::transaction::{CaptureId, Transaction};
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// The request.
-    pub transaction: &'a Transaction,
+    pub transaction: &'a Transaction<'a>,
     /// The line's number in its stream.
     pub sequence: u64,
     /// When the request started, if the log says so.
@@ -117,7 +117,7 @@ impl Program {
     }
 }
 
-fn time_of(transaction: &Transaction, capture: CaptureId) -> Option<Timestamp> {
+fn time_of(transaction: &Transaction<'_>, capture: CaptureId) -> Option<Timestamp> {
     transaction.value(capture).and_then(Timestamp::parse)
 }
 

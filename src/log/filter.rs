@@ -30,10 +30,20 @@ impl Beginning {
         Self(((word & 0x1f1f_1f1f).wrapping_mul(0x9e37_79b1) >> 26) as u8)
     }
 
-    /// That of a payload or what it begins with; `None` if that is too short to tell.
+    /// That of a payload. Bytes that it does not have count as NUL.
     #[inline]
-    pub(crate) fn of(payload: &[u8]) -> Option<Self> {
-        payload.first_chunk().map(|word| Self::of_word(u32::from_ne_bytes(*word)))
+    pub(crate) fn of_payload(payload: &[u8]) -> Self {
+        let word = payload.first_chunk().copied().unwrap_or_else(|| {
+            let mut word = [0; 4];
+            word[..payload.len()].copy_from_slice(payload);
+            word
+        });
+        Self::of_word(u32::from_ne_bytes(word))
+    }
+
+    /// That of the payloads that begin with this text; `None` if it is too short to tell.
+    pub(crate) fn of_text(text: &[u8]) -> Option<Self> {
+        text.first_chunk().map(|word| Self::of_word(u32::from_ne_bytes(*word)))
     }
 
     #[inline]
@@ -64,8 +74,15 @@ impl Filter {
     /// Adds those of a tag's records that begin with this, letters in either case. Only the first four bytes count; with less
     /// than that, all are added.
     pub fn add_beginning_with(&mut self, tag: Tag, text: &[u8]) {
-        let beginnings = Beginning::of(text).map_or(u64::MAX, |beginning| 1 << beginning.0);
-        self.beginnings[usize::from(tag.number())] |= beginnings;
+        match Beginning::of_text(text) {
+            Some(beginning) => self.add_beginning(tag, beginning),
+            None => self.add(tag),
+        }
+    }
+
+    /// Adds those of a tag's records that begin like this.
+    pub(crate) fn add_beginning(&mut self, tag: Tag, beginning: Beginning) {
+        self.beginnings[usize::from(tag.number())] |= 1 << beginning.0;
     }
 
     /// Adds a side. Records of other sides are left out, whatever their tag.

@@ -43,6 +43,20 @@ impl Run {
         run
     }
 
+    /// These records, with a NUL at the end of each payload; `side` are the marker bits of all.
+    #[cfg(test)]
+    pub(crate) fn of_records<'a>(side: u32, records: impl IntoIterator<Item = (Tag, u32, &'a [u8])>) -> Self {
+        let mut words = Vec::new();
+        for (tag, vxid, payload) in records {
+            let mut payload = payload.to_vec();
+            payload.push(0);
+            words.extend([u32::from(tag.number()) << 24 | payload.len() as u32, vxid | side << 30]);
+            payload.resize(payload.len().next_multiple_of(4), 0);
+            words.extend(payload.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)));
+        }
+        Self::of(words, Layout::One)
+    }
+
     pub(super) fn clear(&mut self) {
         self.words.clear();
         self.starts.clear();
@@ -109,6 +123,14 @@ pub struct Records<'a> {
     words: &'a [u32],
     starts: std::slice::Iter<'a, u32>,
     layout: Layout,
+}
+
+impl<'a> Records<'a> {
+    /// The memory that the run's records are in.
+    #[must_use]
+    pub fn log(&self) -> &'a [u8] {
+        bytes_of(self.words)
+    }
 }
 
 impl<'a> Iterator for Records<'a> {

@@ -9,8 +9,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
-use crate::log::{Filter, Position, Record, Side, Tag};
+use crate::log::{Filter, Position, Record, Records, Side, Tag};
 
+use super::matcher::Matchers;
+use super::values::Values;
 use super::{CaptureTable, Transaction};
 
 /// How much may be unfinished.
@@ -34,7 +36,7 @@ pub struct Interest {
 impl Interest {
     /// Whether transactions of this side are wanted.
     #[inline]
-    pub(super) fn in_side(self, side: Side) -> bool {
+    fn in_side(self, side: Side) -> bool {
         match side {
             Side::Client => self.client,
             Side::Backend => self.backend,
@@ -44,9 +46,9 @@ impl Interest {
 }
 
 /// What a `Begin` record begins with that opens a client's request.
-pub(super) const REQUEST: &[u8] = b"req ";
+const REQUEST: &[u8] = b"req ";
 /// What a `Begin` record begins with that opens a request to a backend.
-pub(super) const BACKEND_REQUEST: &[u8] = b"bereq ";
+const BACKEND_REQUEST: &[u8] = b"bereq ";
 
 const NONE: u32 = u32::MAX;
 
@@ -55,7 +57,7 @@ const NOBODY: (u64, u32) = (u64::MAX, NONE);
 
 #[derive(Debug)]
 struct Slot {
-    transaction: Transaction,
+    values: Values,
     began: Instant,
     position: Option<Position>,
     older: u32,
@@ -65,7 +67,8 @@ struct Slot {
 /// Puts transactions together.
 #[derive(Debug)]
 pub struct Assembler {
-    table: CaptureTable,
+    matchers: Matchers,
+    captures: usize,
     interest: Interest,
     limits: Limits,
     slots: Vec<Slot>,
@@ -73,6 +76,8 @@ pub struct Assembler {
     open: HashMap<u64, u32, BuildHasherDefault<VxidHasher>>,
     /// The vxid of the last record and its slot ([`NONE`] when nobody wants it): records of one transaction come in runs.
     last: (u64, u32),
+    /// The slots that may have values in the run that is being read.
+    touched: Vec<u32>,
     oldest: u32,
     youngest: u32,
 }
@@ -80,24 +85,35 @@ pub struct Assembler {
 impl Assembler {
     /// An assembler for these captures.
     #[must_use]
-    pub fn new(table: CaptureTable, interest: Interest, limits: Limits) -> Self {
+    pub fn new(table: &CaptureTable, interest: Interest, limits: Limits) -> Self {
         Self {
-            table,
+            matchers: Matchers::new(table.captures()),
+            captures: table.captures().len(),
             interest,
             limits,
             slots: Vec::new(),
             free: Vec::new(),
             open: HashMap::with_capacity_and_hasher(limits.transactions + 1, BuildHasherDefault::default()),
             last: NOBODY,
+            touched: Vec::new(),
             oldest: NONE,
             youngest: NONE,
         }
     }
 
-    /// The records that a log source must hand out.
+    /// The records that a log source must hand out: what is looked for, with those that transactions are put together by.
     #[must_use]
     pub fn wanted(&self) -> Filter {
-        self.table.wanted(self.interest)
+        let mut wanted = Filter::NONE;
+        self.matchers.add_to(&mut wanted);
+        for (side, kind) in [(Side::Client, REQUEST), (Side::Backend, BACKEND_REQUEST)] {
+            if self.interest.in_side(side) {
+                wanted.add_side(side);
+                wanted.add_beginning_with(Tag::BEGIN, kind);
+            }
+        }
+        wanted.add(Tag::END);
+        wanted
     }
 
     /// Transactions that have begun and not ended.
@@ -112,70 +128,100 @@ impl Assembler {
         self.slots.get(self.oldest as usize).and_then(|slot| slot.position)
     }
 
-    /// Takes a record; `done` gets the transaction that it ends, and the ones that have to make room for it.
-    #[inline]
-    pub fn record(
+    /// Takes a run of records that begins at `position`; `done` gets the transactions that end in it, and the ones that have
+    /// to make room.
+    pub fn run(
         &mut self,
-        record: &Record<'_>,
+        records: Records<'_>,
         now: Instant,
         position: Option<Position>,
         counters: &Counters,
-        mut done: impl FnMut(&mut Transaction),
+        mut done: impl FnMut(&Transaction<'_>),
+    ) {
+        // A run whose reading ended in a panic is gone.
+        self.keep_values(&[]);
+        let log = records.log();
+        for record in records {
+            self.record(&record, log, now, position, counters, &mut done);
+        }
+        self.keep_values(log);
+    }
+
+    /// Copies the values of open transactions that are in `log`, which is about to go.
+    fn keep_values(&mut self, log: &[u8]) {
+        for slot in self.touched.drain(..) {
+            self.slots[slot as usize].values.keep(log);
+        }
+        self.last = NOBODY;
+    }
+
+    #[inline]
+    fn record(
+        &mut self,
+        record: &Record<'_>,
+        log: &[u8],
+        now: Instant,
+        position: Option<Position>,
+        counters: &Counters,
+        done: &mut impl FnMut(&Transaction<'_>),
     ) {
         if self.last.0 != record.vxid {
-            self.last = (record.vxid, self.open.get(&record.vxid).copied().unwrap_or(NONE));
+            let slot = self.open.get(&record.vxid).copied();
+            self.touched.extend(slot);
+            self.last = (record.vxid, slot.unwrap_or(NONE));
         }
         let slot = self.last.1;
         if record.tag == Tag::BEGIN {
             if slot == NONE {
-                self.begin(record, now, position, counters, done);
+                self.begin(record, log, now, position, counters, done);
             }
         } else if slot == NONE {
             // The rest of a transaction that is not wanted, or whose begin was not seen.
         } else if record.tag == Tag::END {
-            self.close(slot, &mut done);
+            self.close(slot, log, done);
         } else {
-            self.table.take(record, &mut self.slots[slot as usize].transaction);
+            self.matchers.take(record, &mut self.slots[slot as usize].values, log);
         }
     }
 
     /// Gives up the transactions that have been open for too long. Cheap when there is none.
-    pub fn expire(&mut self, now: Instant, counters: &Counters, mut done: impl FnMut(&mut Transaction)) {
+    pub fn expire(&mut self, now: Instant, counters: &Counters, mut done: impl FnMut(&Transaction<'_>)) {
         while let Some(slot) = self.slots.get(self.oldest as usize) {
             if now.saturating_duration_since(slot.began) < self.limits.timeout {
                 return;
             }
-            self.give_up(self.oldest, counters, &mut done);
+            self.give_up(self.oldest, &[], counters, &mut done);
         }
     }
 
     /// Gives up every open transaction: the log broke, and what is missing of them will not come.
-    pub fn give_up_all(&mut self, counters: &Counters, mut done: impl FnMut(&mut Transaction)) {
+    pub fn give_up_all(&mut self, counters: &Counters, mut done: impl FnMut(&Transaction<'_>)) {
         while self.oldest != NONE {
-            self.give_up(self.oldest, counters, &mut done);
+            self.give_up(self.oldest, &[], counters, &mut done);
         }
     }
 
     fn begin(
         &mut self,
         record: &Record<'_>,
+        log: &[u8],
         now: Instant,
         position: Option<Position>,
         counters: &Counters,
-        mut done: impl FnMut(&mut Transaction),
+        done: &mut impl FnMut(&Transaction<'_>),
     ) {
         if !self.interest.in_side(record.side) || !is_request(record.payload) {
             return;
         }
         if self.open.len() >= self.limits.transactions {
-            self.give_up(self.oldest, counters, &mut done);
+            self.give_up(self.oldest, log, counters, done);
         }
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { transaction: Transaction::new(), began: now, position, older: NONE, younger: NONE });
+            self.slots.push(Slot { values: Values::new(), began: now, position, older: NONE, younger: NONE });
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
-        entry.transaction.begin(record.vxid, record.side, self.table.len());
+        entry.values.begin(record.vxid, record.side, self.captures);
         (entry.began, entry.position, entry.older, entry.younger) = (now, position, self.youngest, NONE);
         match self.slots.get_mut(self.youngest as usize) {
             Some(youngest) => youngest.younger = slot,
@@ -183,20 +229,21 @@ impl Assembler {
         }
         self.youngest = slot;
         self.open.insert(record.vxid, slot);
+        self.touched.push(slot);
         self.last = (record.vxid, slot);
-        self.table.take(record, &mut self.slots[slot as usize].transaction);
+        self.matchers.take(record, &mut self.slots[slot as usize].values, log);
     }
 
-    fn give_up(&mut self, slot: u32, counters: &Counters, done: &mut impl FnMut(&mut Transaction)) {
-        self.slots[slot as usize].transaction.incomplete = true;
+    fn give_up(&mut self, slot: u32, log: &[u8], counters: &Counters, done: &mut impl FnMut(&Transaction<'_>)) {
+        self.slots[slot as usize].values.incomplete = true;
         counters.incomplete.add(1);
-        self.close(slot, done);
+        self.close(slot, log, done);
     }
 
     /// Frees the slot, then hands the transaction on: should that panic, the assembler is whole.
-    fn close(&mut self, slot: u32, done: &mut impl FnMut(&mut Transaction)) {
+    fn close(&mut self, slot: u32, log: &[u8], done: &mut impl FnMut(&Transaction<'_>)) {
         let entry = &self.slots[slot as usize];
-        let (older, younger, vxid) = (entry.older, entry.younger, entry.transaction.vxid);
+        let (older, younger, vxid) = (entry.older, entry.younger, entry.values.vxid);
         match self.slots.get_mut(older as usize) {
             Some(older) => older.younger = younger,
             None => self.oldest = younger,
@@ -208,7 +255,11 @@ impl Assembler {
         self.open.remove(&vxid);
         self.last = NOBODY;
         self.free.push(slot);
-        done(&mut self.slots[slot as usize].transaction);
+        let values = &mut self.slots[slot as usize].values;
+        if !values.left_out {
+            done(&values.transaction(log));
+        }
+        values.end();
     }
 }
 
@@ -247,17 +298,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::{Layout, Run};
     use crate::transaction::{Capture, CaptureId, Pick, Select};
 
     fn assembler(limit: usize) -> (Assembler, CaptureId) {
         let mut table = CaptureTable::default();
         let url = table.intern(Capture::of([Tag::REQ_URL, Tag::BEREQ_URL], &Select::Line, Pick::First));
         let limits = Limits { transactions: limit, timeout: Duration::from_secs(10) };
-        (Assembler::new(table, Interest { client: true, backend: false }, limits), url)
+        (Assembler::new(&table, Interest { client: true, backend: false }, limits), url)
     }
 
-    fn record(tag: Tag, vxid: u64, payload: &str) -> Record<'_> {
-        Record { tag, vxid, side: Side::Client, payload: payload.as_bytes() }
+    /// A run of one record.
+    fn record(tag: Tag, vxid: u64, payload: &str) -> Run {
+        Run::of_records(1, [(tag, vxid as u32, payload.as_bytes())])
     }
 
     /// Feeds records one second apart and gives the URLs of what comes out, with whether it was incomplete.
@@ -267,12 +320,13 @@ mod tests {
         let mut out = Vec::new();
         for (second, (tag, vxid, payload)) in (0..).zip(records) {
             let now = start + Duration::from_secs(second);
-            let mut done = |transaction: &mut Transaction| {
+            let mut done = |transaction: &Transaction<'_>| {
                 let text = String::from_utf8_lossy(transaction.value(url).unwrap_or(b"-")).into_owned();
                 out.push((transaction.vxid, text, transaction.incomplete));
             };
             assembler.expire(now, &counters, &mut done);
-            assembler.record(&record(*tag, *vxid, payload), now, None, &counters, &mut done);
+            let run = record(*tag, *vxid, payload);
+            assembler.run(run.records(Layout::One), now, None, &counters, &mut done);
         }
         out
     }
@@ -281,15 +335,15 @@ mod tests {
     fn only_top_level_requests_are_taken() {
         let (mut assembler, url) = assembler(9);
         let records = [
-            (Tag::BEGIN, 1, "sess 0 HTTP/1\0"),
-            (Tag::BEGIN, 2, "req 1 rxreq\0"),
-            (Tag::REQ_URL, 2, "/top\0"),
-            (Tag::BEGIN, 3, "req 2 esi\0"),
-            (Tag::REQ_URL, 3, "/part\0"),
-            (Tag::END, 3, "\0"),
-            (Tag::END, 2, "\0"),
-            (Tag::END, 1, "\0"),
-            (Tag::END, 77, "\0"),
+            (Tag::BEGIN, 1, "sess 0 HTTP/1"),
+            (Tag::BEGIN, 2, "req 1 rxreq"),
+            (Tag::REQ_URL, 2, "/top"),
+            (Tag::BEGIN, 3, "req 2 esi"),
+            (Tag::REQ_URL, 3, "/part"),
+            (Tag::END, 3, ""),
+            (Tag::END, 2, ""),
+            (Tag::END, 1, ""),
+            (Tag::END, 77, ""),
         ];
         assert_eq!(run(&mut assembler, url, &records), [(2, "/top".to_owned(), false)]);
         assert_eq!(assembler.open(), 0);
@@ -298,19 +352,19 @@ mod tests {
     #[test]
     fn the_oldest_makes_room_and_the_late_give_up() {
         let (mut assembler, url) = assembler(2);
-        let begin = "req 1 rxreq\0";
+        let begin = "req 1 rxreq";
         let records = [
             (Tag::BEGIN, 1, begin),
             (Tag::BEGIN, 2, begin),
             (Tag::BEGIN, 3, begin),
-            (Tag::END, 1, "\0"),
-            (Tag::END, 3, "\0"),
+            (Tag::END, 1, ""),
+            (Tag::END, 3, ""),
         ];
         assert_eq!(run(&mut assembler, url, &records), [(1, "-".to_owned(), true), (3, "-".to_owned(), false)]);
 
         let (mut assembler, url) = super::tests::assembler(9);
         let mut records = vec![(Tag::BEGIN, 1, begin)];
-        records.extend([(Tag::REQ_URL, 9, "/other\0"); 11]);
+        records.extend([(Tag::REQ_URL, 9, "/other"); 11]);
         assert_eq!(run(&mut assembler, url, &records), [(1, "-".to_owned(), true)]);
     }
 
@@ -318,30 +372,53 @@ mod tests {
     fn memory_is_used_again() {
         let (mut assembler, url) = assembler(9);
         for vxid in 0..1000 {
-            let records = [(Tag::BEGIN, vxid, "req 1 rxreq\0"), (Tag::REQ_URL, vxid, "/\0"), (Tag::END, vxid, "\0")];
+            let records = [(Tag::BEGIN, vxid, "req 1 rxreq"), (Tag::REQ_URL, vxid, "/"), (Tag::END, vxid, "\0")];
             assert_eq!(run(&mut assembler, url, &records).len(), 1);
         }
         assert_eq!(assembler.slots.len(), 1);
     }
 
+    #[test]
+    fn a_panic_costs_the_values_that_were_in_the_run() {
+        let (mut assembler, url) = assembler(9);
+        let counters = Counters::new(0);
+        let now = Instant::now();
+        let begin = &b"req 1 rxreq"[..];
+        let records = [(Tag::BEGIN, 1, begin), (Tag::REQ_URL, 1, b"/lost"), (Tag::BEGIN, 2, begin), (Tag::END, 2, b"")];
+        let run = Run::of_records(1, records);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            assembler.run(run.records(Layout::One), now, None, &counters, |_| panic!("on purpose"));
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(super::tests::run(&mut assembler, url, &[(Tag::END, 1, "")]), [(1, "-".to_owned(), true)]);
+    }
+
     proptest! {
-        /// Whatever comes in whatever order, a transaction comes out once with its first URL, as a simple model says.
+        /// Whatever comes in whatever order and however it is cut into runs, a transaction comes out once with its first URL, as
+        /// a simple model says.
         #[test]
-        fn it_does_what_a_map_does(steps in proptest::collection::vec((0_u64..6, 0_u8..3, "[a-z]{0,3}"), 0..200)) {
+        fn it_does_what_a_map_does(
+            steps in proptest::collection::vec((0_u32..6, 0_u8..3, "[a-z]{0,3}"), 0..200),
+            length in 1_usize..40,
+        ) {
             let (mut assembler, url) = assembler(100);
-            let mut model: BTreeMap<u64, Option<String>> = BTreeMap::new();
+            let mut model: BTreeMap<u32, Option<String>> = BTreeMap::new();
             let mut expected = Vec::new();
             let mut got = Vec::new();
             let (counters, now) = (Counters::new(0), Instant::now());
-            for (vxid, action, text) in steps {
-                let tag = [Tag::BEGIN, Tag::REQ_URL, Tag::END][usize::from(action)];
-                match tag {
-                    Tag::BEGIN => { model.entry(vxid).or_insert(None); }
-                    Tag::REQ_URL => if let Some(url) = model.get_mut(&vxid) { url.get_or_insert(text.clone()); },
-                    _ => expected.extend(model.remove(&vxid).map(|url| (vxid, url))),
+            for steps in steps.chunks(length) {
+                let mut records = Vec::new();
+                for (vxid, action, text) in steps {
+                    let tag = [Tag::BEGIN, Tag::REQ_URL, Tag::END][usize::from(*action)];
+                    match tag {
+                        Tag::BEGIN => { model.entry(*vxid).or_insert(None); }
+                        Tag::REQ_URL => if let Some(url) = model.get_mut(vxid) { url.get_or_insert(text.clone()); },
+                        _ => expected.extend(model.remove(vxid).map(|url| (u64::from(*vxid), url))),
+                    }
+                    records.push((tag, *vxid, if tag == Tag::BEGIN { &b"req 0 rxreq"[..] } else { text.as_bytes() }));
                 }
-                let payload = if tag == Tag::BEGIN { "req 0 rxreq" } else { &text };
-                assembler.record(&record(tag, vxid, payload), now, None, &counters, |transaction| {
+                let run = Run::of_records(1, records);
+                assembler.run(run.records(Layout::One), now, None, &counters, |transaction| {
                     let url = transaction.value(url).map(|url| String::from_utf8_lossy(url).into_owned());
                     got.push((transaction.vxid, url));
                 });
