@@ -391,13 +391,5 @@ mod tests {
             prop_assert_eq!(record["ip"].as_str().map(str::len), Some(32));
             prop_assert!(kept.lines[1].1.bytes().all(|byte| (0x20..=0x7e).contains(&byte)));
         }
-
-        #[test]
-        fn no_format_panics(notation in "[%{}@?!a-zA-Z:0-9\\[\\] ]{0,30}") {
-            let mut table = CaptureTable::default();
-            let settings = Settings { host: "h", address_headers: &[] };
-            let _ = Program::json(&notation, settings, &mut table);
-            let _ = Program::line(&notation, settings, &mut table);
-        }
     }
 }

@@ -30,8 +30,8 @@ impl Salt {
         Ok(Self { id: local_id(epoch, &key), key })
     }
 
-    /// A known salt, for tests.
-    #[cfg(test)]
+    /// A known salt, for tests and fuzzing.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn from_key(epoch: u64, key: [u8; 16]) -> Self {
         Self { id: local_id(epoch, &key), key: Zeroizing::new(key) }
     }

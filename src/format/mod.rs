@@ -10,6 +10,8 @@
 
 mod compile;
 mod escape;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod parse;
 mod preset;
 mod render;

@@ -44,7 +44,7 @@ impl Run {
     }
 
     /// These records, with a NUL at the end of each payload; `side` are the marker bits of all.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of_records<'a>(side: u32, records: impl IntoIterator<Item = (Tag, u32, &'a [u8])>) -> Self {
         let mut words = Vec::new();
         for (tag, vxid, payload) in records {
