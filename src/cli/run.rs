@@ -11,9 +11,6 @@ use kafkalog::log::{self, LogError, LogSource, Start};
 /// Where varnishd keeps its instances when `-n` is a mere name.
 const STATE_DIRECTORY: &str = "/var/lib/varnish";
 
-/// How long lines may take to be acknowledged once the daemon has been told to stop.
-const FINISH: Duration = Duration::from_secs(30);
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// The configuration file
@@ -22,6 +19,9 @@ pub(super) struct Run {
     /// How long to wait for varnishd to start, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u64,
+    /// How long Kafka may take to acknowledge the last lines once the daemon has been told to stop, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    finish: u64,
 }
 
 impl Run {
@@ -45,7 +45,7 @@ impl Run {
             std::thread::sleep(Duration::from_millis(50));
         }
         let counters = std::sync::Arc::clone(engine.counters());
-        engine.finish(FINISH);
+        engine.finish(Duration::from_secs(self.finish));
         match super::report(&setup, &counters) {
             true => Ok(()),
             false => bail!("lines were lost, as counted above"),
