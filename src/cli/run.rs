@@ -44,8 +44,11 @@ impl Run {
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(50));
         }
+        let deadline = Instant::now() + Duration::from_secs(self.finish);
+        // Every request that varnishd has logged by now.
+        engine.read_up(deadline.saturating_duration_since(Instant::now()));
         let counters = std::sync::Arc::clone(engine.counters());
-        engine.finish(Duration::from_secs(self.finish));
+        engine.finish(deadline.saturating_duration_since(Instant::now()));
         match super::report(&setup, &counters) {
             true => Ok(()),
             false => bail!("lines were lost, as counted above"),

@@ -64,6 +64,22 @@ fn sigterm_sends_all_that_varnishd_counted() {
 }
 
 #[test]
+fn sigterm_sends_what_is_in_the_log_and_was_not_read_yet() {
+    let machine = Machine::new();
+    let (_broker, bootstrap) = machine.kafka();
+    let mut varnishd = machine.varnishd();
+    let mut daemon = machine.daemon("daemon", &bootstrap, &[]);
+    attached(&mut daemon);
+    daemon.pause();
+    load(&varnishd, 0, 2_000).run(&AtomicU64::new(0), &STOP).unwrap();
+    counted(&mut varnishd, 2_000);
+    daemon.terminate(LIMIT).unwrap();
+
+    let topic = machine.arrived(&bootstrap, &varnishd);
+    assert_eq!(topic.missing(0..2_000), NONE);
+}
+
+#[test]
 fn a_killed_child_takes_nothing_with_it_but_what_it_was_doing() {
     let machine = Machine::new();
     let (_broker, bootstrap) = machine.kafka();
