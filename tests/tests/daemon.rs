@@ -128,6 +128,33 @@ fn a_varnishd_that_ends_and_starts_again_is_followed() {
 }
 
 #[test]
+fn a_daemon_that_is_first_waits_and_then_reads_from_the_beginning() {
+    let machine = Machine::new();
+    let (_broker, bootstrap) = machine.kafka();
+    let mut daemon = machine.daemon("daemon", &bootstrap, &["--wait", "60"]);
+    says(&mut daemon, "waiting for varnishd");
+    // It looks again when requests have been served already.
+    daemon.pause();
+    let mut varnishd = machine.varnishd();
+    load(&varnishd, 0, 300).run(&AtomicU64::new(0), &STOP).unwrap();
+    counted(&mut varnishd, 300);
+    daemon.resume();
+    attached(&mut daemon);
+    daemon.terminate(LIMIT).unwrap();
+
+    let topic = machine.arrived(&bootstrap, &varnishd);
+    assert_eq!(topic.missing(0..300), NONE);
+}
+
+#[test]
+fn a_daemon_that_waits_for_varnishd_can_be_stopped() {
+    let machine = Machine::new();
+    let mut daemon = machine.daemon("daemon", "127.0.0.1:1", &["--wait", "3600"]);
+    says(&mut daemon, "waiting for varnishd");
+    daemon.terminate(LIMIT).unwrap();
+}
+
+#[test]
 fn a_varnishd_that_does_not_come_is_named() {
     let machine = Machine::new();
     let file = machine.configuration("127.0.0.1:1");
