@@ -246,6 +246,28 @@ fn a_killed_daemon_starts_again_and_doubles_nothing() {
 }
 
 #[test]
+fn a_configuration_that_cannot_be_read_is_named_with_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("kafkalog.toml");
+    let file = file.to_str().unwrap();
+    let run = |expected: &str| {
+        let told = refused(&["run", "--config", file]);
+        assert!(told.contains(&format!("reading the configuration {file}: {expected}")), "{told}");
+        assert_eq!(told.matches(expected).count(), 1, "{told}");
+    };
+    run("No such file or directory");
+    fs::create_dir(file).unwrap();
+    run("Is a directory");
+    fs::remove_dir(file).unwrap();
+    fs::write(file, b"host = \"\xff\"\n").unwrap();
+    run("stream did not contain valid UTF-8");
+    if !rustix::process::geteuid().is_root() {
+        fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
+        run("Permission denied");
+    }
+}
+
+#[test]
 fn a_configuration_that_is_wrong_is_shown_with_its_place() {
     let machine = Machine::new();
     let file = machine.configuration("127.0.0.1:1");
