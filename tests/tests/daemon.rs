@@ -80,6 +80,33 @@ fn sigterm_sends_what_is_in_the_log_and_was_not_read_yet() {
 }
 
 #[test]
+fn a_daemon_is_stopped_and_started_under_traffic() {
+    let machine = Machine::new();
+    let (_broker, bootstrap) = machine.kafka();
+    let mut varnishd = machine.varnishd();
+    let mut first = machine.daemon("daemon", &bootstrap, &[]);
+    attached(&mut first);
+    let ((answered, mut second), sent) = under_traffic(load(&varnishd, 0, 20), |traffic| {
+        traffic.await_answers(300);
+        let answered = traffic.answered.load(Ordering::Relaxed);
+        first.terminate(LIMIT).unwrap();
+        let mut second = machine.daemon("daemon-again", &bootstrap, &[]);
+        attached(&mut second);
+        load(&varnishd, 2_000_000, 300).run(&AtomicU64::new(0), &STOP).unwrap();
+        (answered, second)
+    });
+    counted(&mut varnishd, sent.unwrap() + 300);
+    second.terminate(LIMIT).unwrap();
+
+    let topic = machine.arrived(&bootstrap, &varnishd);
+    assert_eq!(topic.missing(2_000_000..2_000_300), NONE);
+    let lines: Vec<_> = topic.sequences.values().map(|sequences| sequences.len() as u64).collect();
+    assert_eq!(lines.len(), 2, "two boots");
+    // A request is in the log, at the latest, when the next one on its connection begins.
+    assert!(lines[0] + CONNECTIONS >= answered, "{lines:?}, {answered} answered");
+}
+
+#[test]
 fn a_killed_child_takes_nothing_with_it_but_what_it_was_doing() {
     let machine = Machine::new();
     let (_broker, bootstrap) = machine.kafka();
