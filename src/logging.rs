@@ -1,5 +1,6 @@
 //! Log output of the programs: human-readable on a terminal, JSON lines otherwise.
 
+use std::error::Error;
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
@@ -27,5 +28,44 @@ pub fn start(format: Option<LogFormat>) {
     match format {
         LogFormat::Text => output.with_ansi(terminal).with_target(false).init(),
         LogFormat::Json => output.json().flatten_event(true).init(),
+    }
+}
+
+/// An error and its causes in one text. Many errors name their cause themselves: it is not said again.
+#[must_use]
+pub fn describe(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let named = error.to_string();
+        if !text.ends_with(&named) {
+            text.push_str(": ");
+            text.push_str(&named);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use thiserror::Error;
+
+    use super::*;
+
+    #[derive(Debug, Error)]
+    #[error("reading x: {source}")]
+    struct Named {
+        source: io::Error,
+    }
+
+    #[derive(Debug, Error)]
+    #[error("starting")]
+    struct Outer(#[source] Named);
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let error = Outer(Named { source: io::Error::other("no luck") });
+        assert_eq!(describe(&error), "starting: reading x: no luck");
     }
 }

@@ -86,7 +86,7 @@ impl Live<'_> {
         }
         let vcl = traffic::vcl(backend.address(), import, &start);
         let mut varnishd = Varnishd::start(self.programs, &vcl, work, work, self.stop)?;
-        let child = threads::child_of(varnishd.manager())?;
+        let child = varnishd.child()?;
 
         let texts: Vec<_> = (0..TEXTS)
             .map(|number| {

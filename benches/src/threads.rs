@@ -9,25 +9,6 @@ use anyhow::{Context as _, bail};
 /// Nanoseconds on a CPU, of all threads of a name together.
 pub type Times = BTreeMap<String, u64>;
 
-/// The child of varnishd's manager, which serves.
-///
-/// # Errors
-///
-/// When there is none, or `/proc` cannot be read.
-pub fn child_of(manager: u32) -> anyhow::Result<u32> {
-    for entry in fs::read_dir("/proc").context("listing processes")? {
-        let name = entry.context("listing processes")?.file_name();
-        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // It may have ended meanwhile. The second field is a name in parentheses, with anything in it; the fourth the parent.
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1));
-        if parent.and_then(|parent| parent.parse().ok()) == Some(manager) {
-            return Ok(process);
-        }
-    }
-    bail!("varnishd {manager} has no child")
-}
-
 /// The time that each thread of a process has had so far; with precision for threads that wait at the moment.
 ///
 /// # Errors
@@ -84,7 +65,6 @@ mod tests {
         }
         drop(go);
         assert!(!handle.join().unwrap());
-        assert!(child_of(u32::MAX).is_err());
         assert!(is_ours("rdk:broker1") && !is_ours("cache-worker"));
         let times = |time| Times::from([("a".to_owned(), time)]);
         assert_eq!(since(&times(3), &times(10)), times(7));

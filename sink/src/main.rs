@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // Nothing can be done if standard error is closed.
-            let _ = writeln!(io::stderr(), "kafkalog-sink: {error:#}");
+            let _ = writeln!(io::stderr(), "kafkalog-sink: {}", logging::describe(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -50,7 +50,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => {
             use std::io::Write as _;
             // Nothing can be done about a standard error that is closed.
-            let _ = writeln!(std::io::stderr(), "kafkalog: {error:#}");
+            let _ = writeln!(std::io::stderr(), "kafkalog: {}", logging::describe(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,9 @@
 //! `kafkalog run`: the daemon.
 
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -11,9 +13,6 @@ use kafkalog::log::{self, LogError, LogSource, Start};
 /// Where varnishd keeps its instances when `-n` is a mere name.
 const STATE_DIRECTORY: &str = "/var/lib/varnish";
 
-/// How long lines may take to be acknowledged once the daemon has been told to stop.
-const FINISH: Duration = Duration::from_secs(30);
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// The configuration file
@@ -22,6 +21,9 @@ pub(super) struct Run {
     /// How long to wait for varnishd to start, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u64,
+    /// How long Kafka may take to acknowledge the last lines once the daemon has been told to stop, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    finish: u64,
 }
 
 impl Run {
@@ -30,31 +32,45 @@ impl Run {
         let stop = super::stop_flag()?;
         let name = setup.config().varnish.name.clone().unwrap_or_else(host_name);
         let directory = if name.is_absolute() { name } else { PathBuf::from(STATE_DIRECTORY).join(name) };
-        let deadline = Instant::now() + Duration::from_secs(self.wait);
-        let source = loop {
-            match open(&directory) {
-                Ok(source) => break source,
-                Err(error) if Instant::now() >= deadline || stop.load(Ordering::Relaxed) => return Err(error.into()),
-                Err(LogError::NotRunning { .. }) => std::thread::sleep(Duration::from_millis(100)),
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let Some(source) = self.await_log(&directory, &stop)? else { return Ok(()) };
         let engine = Engine::with_source(&setup, source, None).context("starting")?;
         tracing::info!(directory = %directory.display(), "reading varnishd's log");
         while !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
-        let counters = std::sync::Arc::clone(engine.counters());
-        engine.finish(FINISH);
+        let deadline = Instant::now() + Duration::from_secs(self.finish);
+        // Every request that varnishd has logged by now. A reader that cannot keep up must leave time for what it has read.
+        engine.read_up(Duration::from_secs(self.finish) / 2);
+        let counters = Arc::clone(engine.counters());
+        engine.finish(deadline.saturating_duration_since(Instant::now()));
         match super::report(&setup, &counters) {
             true => Ok(()),
             false => bail!("lines were lost, as counted above"),
         }
     }
-}
 
-fn open(directory: &std::path::Path) -> Result<Box<dyn LogSource>, LogError> {
-    log::open_live(directory, Start::Tail)
+    /// The log, once it is there; `None` when the daemon is told to stop before.
+    ///
+    /// The log of a varnishd that is later than this daemon is read from its beginning: it is this daemon's from the first
+    /// request on. Of one that was there before, an earlier daemon may have taken what there is.
+    fn await_log(&self, directory: &Path, stop: &AtomicBool) -> Result<Option<Box<dyn LogSource>>, LogError> {
+        let deadline = Instant::now() + Duration::from_secs(self.wait);
+        let mut start = Start::Tail;
+        while !stop.load(Ordering::Relaxed) {
+            match log::open_live(directory, start) {
+                Ok(source) => return Ok(Some(source)),
+                Err(error @ LogError::NotRunning { .. }) if Instant::now() < deadline => {
+                    if start == Start::Tail {
+                        tracing::info!(%error, "waiting for varnishd");
+                    }
+                    start = Start::Head;
+                    thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// varnishd's default for `-n`.

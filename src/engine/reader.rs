@@ -58,6 +58,8 @@ impl<S: LogSource> Reader<S> {
                 Ok(Outcome::Broken(error)) => {
                     tracing::error!(%error, "the log cannot be read; trying again every second");
                     self.give_up_all();
+                    // Whoever waits for more than could be read waits in vain.
+                    self.control.answer_read_up(self.control.read_ups_asked());
                     self.nap(RETRY);
                 }
                 Err(_) => {

@@ -18,5 +18,6 @@ pub mod pipeline;
 pub mod process;
 pub mod programs;
 pub mod records;
+pub mod topic;
 pub mod varnishd;
 pub mod wait;

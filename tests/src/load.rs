@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, socket};
 use crate::backend::read_headers;
 
 /// Connections at a time.
-const CONNECTIONS: u64 = 4;
+pub const CONNECTIONS: u64 = 4;
 
 /// Requests over a connection, before it is closed and the next one comes from another address.
 const REQUESTS_A_CONNECTION: u64 = 500;
@@ -88,7 +88,9 @@ impl Kind {
 pub struct Load {
     /// varnishd.
     pub address: SocketAddrV4,
-    /// How many; they are numbered from 0.
+    /// The first one's number.
+    pub first: u64,
+    /// How many.
     pub requests: u64,
     /// Other seeds give other requests.
     pub seed: u64,
@@ -127,7 +129,8 @@ impl Load {
     /// Every fourth request, over one connection after the other.
     fn connection(&self, first: u64, answered: &AtomicU64, stop: &AtomicBool) -> anyhow::Result<Vec<u64>> {
         let mut sent = Vec::new();
-        let mut numbers = (first..self.requests).step_by(CONNECTIONS as usize).peekable();
+        let mut numbers =
+            (self.first..self.first + self.requests).skip(first as usize).step_by(CONNECTIONS as usize).peekable();
         let mut client = first;
         while numbers.peek().is_some() {
             let mut connection = Connection::open(self.address, (client % CLIENTS) as u8 + 1)
@@ -275,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_seed_decides_and_every_kind_comes_up() {
-        let load = Load { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1), requests: 0, seed: 1 };
+        let load = Load { address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1), first: 0, requests: 0, seed: 1 };
         assert_eq!(Kind::SHARES.iter().map(|(_, share)| share).sum::<u64>(), 100);
         let requests: Vec<_> = (0..1000).map(|number| load.request(number)).collect();
         for (kind, share) in Kind::SHARES {

@@ -167,7 +167,7 @@ impl Pipeline<'_> {
         let mut varnishd = self.start_varnishd(&bootstrap, &backend, &output)?;
 
         progress(Progress::Step("sending requests"));
-        let load = Load { address: varnishd.address(), requests: self.requests, seed: self.seed };
+        let load = Load { address: varnishd.address(), first: 0, requests: self.requests, seed: self.seed };
         let began = Instant::now();
         let sent = self.drive(&load, progress)?;
         let load = began.elapsed();

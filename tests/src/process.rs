@@ -73,13 +73,52 @@ impl Running {
     ///
     /// When it does not end within `limit`, or not with status 0.
     pub fn terminate(&mut self, limit: Duration) -> anyhow::Result<()> {
+        match self.stop(limit)? {
+            status if status.success() => Ok(()),
+            status => bail!("{} ended with {status} after SIGTERM:\n{}", self.name, self.last_lines()),
+        }
+    }
+
+    /// Sends SIGTERM, lets the program go on if it was [paused](Self::pause), and waits for it to end, well or not.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended before, or does not end within `limit`.
+    pub fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         self.check()?;
-        self.signal(Signal::TERM);
+        self.ask_to_end();
         match self.wait(limit) {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("{} ended with {status} after SIGTERM:\n{}", self.name, self.last_lines()),
+            Some(status) => Ok(status),
             None => bail!("{} did not end within {} s of SIGTERM", self.name, limit.as_secs()),
         }
+    }
+
+    /// Sends SIGKILL and waits for the program to be gone.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended before.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.check()?;
+        self.child.kill().with_context(|| format!("killing {}", self.name))?;
+        self.child.wait().with_context(|| format!("waiting for {}", self.name))?;
+        Ok(())
+    }
+
+    /// Sends SIGSTOP: the program keeps all that it has and does nothing until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Sends SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// A program that was paused hears of SIGTERM only when it goes on.
+    fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+        self.signal(Signal::CONT);
     }
 
     /// The status, when the program ends within `limit`.
@@ -112,7 +151,7 @@ impl Drop for Running {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        self.signal(Signal::TERM);
+        self.ask_to_end();
         if self.wait(LAST_WORDS).is_none() {
             // Nothing is left to try if even this fails.
             let _ = self.child.kill();
@@ -138,6 +177,22 @@ mod tests {
         assert!(running.terminate(Duration::from_millis(200)).unwrap_err().to_string().contains("did not end"));
         let pid = Pid::from_child(&running.child);
         drop(running);
+        assert!(rustix::process::test_kill_process(pid).is_err());
+    }
+
+    #[test]
+    fn a_program_that_is_paused_can_be_ended_and_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = || Running::start("sleeper", Command::new("sleep").arg("60"), directory.path()).unwrap();
+        let mut running = start();
+        running.pause();
+        assert!(!running.stop(Duration::from_secs(10)).unwrap().success());
+
+        running = start();
+        let pid = Pid::from_child(&running.child);
+        running.pause();
+        running.kill().unwrap();
+        assert!(running.kill().unwrap_err().to_string().contains("signal: 9"));
         assert!(rustix::process::test_kill_process(pid).is_err());
     }
 

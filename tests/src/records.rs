@@ -79,7 +79,7 @@ impl Records {
 }
 
 /// The number that the load gave the request.
-fn number(record: &Value) -> Option<u64> {
+pub(crate) fn number(record: &Value) -> Option<u64> {
     record["uri_query"].as_str()?.strip_prefix("?id=")?.parse().ok()
 }
 

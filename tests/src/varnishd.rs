@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::process::Running;
@@ -90,6 +91,31 @@ impl Varnishd {
         self.manager.id()
     }
 
+    /// The process id of the child, which serves.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or `/proc` cannot be read.
+    pub fn child(&self) -> anyhow::Result<u32> {
+        child_of(self.manager())
+    }
+
+    /// Kills the child with SIGKILL, and returns when the manager has started another one that answers.
+    ///
+    /// # Errors
+    ///
+    /// When there is no child, or no other one in time.
+    pub fn kill_child(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let killed = self.child()?;
+        let process = i32::try_from(killed).ok().and_then(Pid::from_raw).context("the child has no process id")?;
+        kill_process(process, Signal::KILL).context("killing varnishd's child")?;
+        wait::until("another child of varnishd", START, stop, || {
+            self.manager.check()?;
+            let another = self.child().is_ok_and(|child| child != killed);
+            Ok((another && TcpStream::connect(self.address).is_ok()).then_some(()))
+        })
+    }
+
     /// Its working directory, `varnishd -n`.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -128,6 +154,23 @@ impl Varnishd {
     }
 }
 
+/// Only the child that serves has this name. The manager has others for a moment, which tidy up.
+const CHILD: &str = "(cache-main)";
+
+fn child_of(manager: u32) -> anyhow::Result<u32> {
+    for entry in fs::read_dir("/proc").context("listing processes")? {
+        let name = entry.context("listing processes")?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // It may have ended meanwhile. The second field is the name, the fourth the parent.
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let parent = stat.split_once(CHILD).and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1));
+        if parent.and_then(|parent| parent.parse().ok()) == Some(manager) {
+            return Ok(process);
+        }
+    }
+    bail!("varnishd {manager} has no child")
+}
+
 /// A port of 127.0.0.1 that was free a moment ago.
 fn free_address() -> anyhow::Result<SocketAddrV4> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
@@ -140,4 +183,14 @@ fn free_address() -> anyhow::Result<SocketAddrV4> {
 pub fn find(program: &str) -> PathBuf {
     let known = Path::new("/usr/sbin").join(program);
     if known.is_file() { known } else { PathBuf::from(program) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_no_child() {
+        assert!(child_of(u32::MAX).is_err());
+    }
 }

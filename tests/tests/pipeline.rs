@@ -132,7 +132,7 @@ fn record(programs: &Programs, directory: &Path, recording: &Path, requests: u64
         backend.address().port()
     );
     let mut varnishd = Varnishd::start(programs, &vcl, directory, directory, &stop).unwrap();
-    Load { address: varnishd.address(), requests, seed: 3 }.run(&AtomicU64::new(0), &stop).unwrap();
+    Load { address: varnishd.address(), first: 0, requests, seed: 3 }.run(&AtomicU64::new(0), &stop).unwrap();
     wait::until("varnishd to count the requests", Duration::from_secs(20), &stop, || {
         Ok(varnishd.counters()?.get("MAIN.client_req").is_some_and(|count| *count >= requests).then_some(()))
     })

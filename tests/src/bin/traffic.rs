@@ -57,7 +57,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let Some(address) = arguments.address else { bail!("--address is missing") };
-    let load = Load { address, requests: arguments.requests, seed: arguments.seed };
+    let load = Load { address, first: 0, requests: arguments.requests, seed: arguments.seed };
     let began = Instant::now();
     let sent = load.run(&AtomicU64::new(0), &stop)?.len();
     let seconds = began.elapsed().as_secs_f64();
