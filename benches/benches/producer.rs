@@ -39,7 +39,7 @@ struct Options {
     bytes: usize,
     streams: usize,
     outage: bool,
-    properties: BTreeMap<String, String>,
+    properties: BTreeMap<Spanned<String>, String>,
 }
 
 fn main() -> Result<(), Error> {
@@ -57,7 +57,7 @@ fn main() -> Result<(), Error> {
             "--streams" => options.streams = usize::try_from(number()?)?,
             property => {
                 let (name, value) = property.split_once('=').ok_or("expected NAME=VALUE")?;
-                options.properties.insert(name.to_owned(), value.to_owned());
+                options.properties.insert(Spanned::new(0..0, name.to_owned()), value.to_owned());
             }
         }
     }

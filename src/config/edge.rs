@@ -62,7 +62,7 @@ pub struct Kafka {
     pub bootstrap: Spanned<Vec<String>>,
     /// Passed to librdkafka as they are.
     #[serde(default)]
-    pub properties: BTreeMap<String, String>,
+    pub properties: BTreeMap<Spanned<String>, String>,
 }
 
 /// `[anonymize]`

@@ -81,7 +81,13 @@ impl Source {
     ///
     /// [`ConfigError::Invalid`] at the first thing that is not as `T` wants it.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        toml::from_str(&self.text).map_err(|error| self.error(error.span().unwrap_or(0..0), error.message().trim_end()))
+        toml::from_str(&self.text).map_err(|error| {
+            let span = error.span().unwrap_or(0..0);
+            // The message may quote the value.
+            let secret = names_secret(self.line_at(span.start).1);
+            let message = if secret { "this is not what is expected here" } else { error.message().trim_end() };
+            self.error(span, message)
+        })
     }
 
     /// The text, as it was read.
@@ -90,22 +96,40 @@ impl Source {
         &self.text
     }
 
-    /// A complaint about the bytes `span` of the text.
+    /// Where the line begins that holds the byte at `offset`, and the line.
+    fn line_at(&self, offset: usize) -> (usize, &str) {
+        let offset = self.text.floor_char_boundary(offset.min(self.text.len()));
+        let start = self.text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+        (start, self.text[start..].lines().next().unwrap_or_default())
+    }
+
+    /// A complaint about the bytes `span` of the text. It shows the line, but no secret in it.
     #[must_use]
     pub fn error(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
+        let secret = names_secret(self.line_at(span.start).1);
+        self.complaint(span, message.into(), secret)
+    }
+
+    /// As [`error`](Self::error), where a value might be a secret whose key has a wrong name: no value is shown.
+    #[must_use]
+    pub fn error_without_values(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
+        self.complaint(span, message.into(), true)
+    }
+
+    fn complaint(&self, span: Range<usize>, message: String, hide: bool) -> ConfigError {
         let start = self.text.floor_char_boundary(span.start.min(self.text.len()));
-        let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_text = self.text[line_start..].lines().next().unwrap_or_default();
+        let (line_start, line_text) = self.line_at(start);
         let line = self.text[..line_start].matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;
         let end =
             self.text.floor_char_boundary(span.end.clamp(start, line_start + line_text.len().max(start - line_start)));
         let width = self.text[start..end].chars().count().max(1);
+        let shown = if hide { hide_values(line_text) } else { line_text.to_owned() };
         let mut excerpt = String::new();
         let margin = line.to_string().len();
         write!(
             excerpt,
-            "{:margin$} |\n{line} | {line_text}\n{:margin$} | {:indent$}{}",
+            "{:margin$} |\n{line} | {shown}\n{:margin$} | {:indent$}{}",
             "",
             "",
             "",
@@ -113,7 +137,7 @@ impl Source {
             indent = column - 1
         )
         .expect("a string takes it");
-        ConfigError::Invalid { path: self.path.clone(), line, column, message: message.into(), excerpt }
+        ConfigError::Invalid { path: self.path.clone(), line, column, message, excerpt }
     }
 
     /// A complaint about a place *inside* a string value, `offset` bytes from its start: a format, say.
@@ -139,6 +163,43 @@ impl Source {
             false => self.error(span, message),
         }
     }
+}
+
+/// Whether the value of a property of this name is not to be shown.
+#[must_use]
+pub fn is_secret(name: &str) -> bool {
+    ["password", "secret", "key.pem", "jaas", "username", "oauthbearer"].iter().any(|part| name.contains(part))
+}
+
+/// Whether a line of a file gives a value to such a property: `key = value`, or several in braces.
+fn names_secret(line: &str) -> bool {
+    let (key, value) = line.split_once('=').unwrap_or((line, ""));
+    is_secret(key) || value.trim_start().starts_with('{') && is_secret(value)
+}
+
+/// The line with a star for each character of its values, those in an inline table as well.
+fn hide_values(line: &str) -> String {
+    let (mut in_value, mut quote, mut escaped) = (false, None, false);
+    let hide = |character: char| {
+        match (quote, character) {
+            (Some('"'), '\\') if !escaped => {
+                escaped = true;
+                return if in_value { '*' } else { character };
+            }
+            (Some(open), _) if open == character && !escaped => quote = None,
+            (Some(_), _) => {}
+            (None, '=') if !in_value => {
+                in_value = true;
+                return character;
+            }
+            (None, '{' | '}' | ',') => in_value = false,
+            (None, '"' | '\'') => quote = Some(character),
+            (None, _) => {}
+        }
+        escaped = false;
+        if in_value && !(quote.is_none() && character.is_whitespace()) { '*' } else { character }
+    };
+    line.chars().map(hide).collect()
 }
 
 /// Reads and parses a configuration file.
@@ -178,6 +239,30 @@ mod tests {
         let sample: Sample = source.parse().expect("it is well-formed");
         let error = source.error_within(&sample.format, 3, "`%{` has no end").to_string();
         assert_eq!(error, "k.toml:2:14: `%{` has no end\n  |\n2 | format = \"%h %{nö\"\n  |              ^");
+    }
+
+    #[test]
+    fn no_complaint_shows_a_secret() {
+        type Properties = std::collections::BTreeMap<String, Spanned<String>>;
+        for text in ["sasl.password = 4711", "\"sasl.password\" = \"4711", "p = { \"sasl.password\" = 4711 }"] {
+            let error = Source::from_text("k.toml", text).parse::<Properties>().expect_err(text).to_string();
+            assert!(!error.contains("4711") && error.contains("k.toml:1:"), "{error}");
+        }
+        let source = Source::from_text("k.toml", "\"sasl.password\" = \"4711\"");
+        let error = source.error(18..24, "too short").to_string();
+        assert_eq!(error, "k.toml:1:19: too short\n  |\n1 | \"sasl.password\" = ******\n  |                   ^^^^^^");
+    }
+
+    #[test]
+    fn values_are_hidden_and_keys_are_not() {
+        for (line, shown) in [
+            (r#"p = { "a.b" = "x,y\"}=z", c = 'd' } # e"#, r#"p = { "a.b" = **********, c = *** } # e"#),
+            ("n = 12 # more", "n = ** * ****"),
+            ("[[\"=\"]]", "[[\"=\"]]"),
+            ("k = \"no end, {", "k = **********"),
+        ] {
+            assert_eq!(hide_values(line), shown);
+        }
     }
 
     #[test]

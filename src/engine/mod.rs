@@ -14,7 +14,7 @@ use thiserror::Error;
 use self::control::Control;
 use self::outbox::Outbox;
 use self::reader::Reader;
-use crate::config::{Config, ConfigError, Source};
+use crate::config::{Config, ConfigError, Kafka, Source};
 use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::log::{LiveLog, LogError, LogSource, Position, Start};
@@ -30,7 +30,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Reads the configuration and compiles its formats.
+    /// Reads the configuration, compiles its formats, and has librdkafka look at its properties.
     ///
     /// # Errors
     ///
@@ -39,7 +39,21 @@ impl Setup {
         let (source, config) = Config::load(path)?;
         let setup = Self { source, config };
         setup.pipeline()?;
+        setup.check_properties()?;
         Ok(setup)
+    }
+
+    fn check_properties(&self) -> Result<(), ConfigError> {
+        let Kafka { bootstrap, properties } = &self.config.kafka;
+        producer::check(&self.config.kafka).map_err(|error| {
+            let span = match &error {
+                ProducerError::Property { name, .. } => {
+                    properties.get_key_value(name.as_str()).map(|(name, _)| name.span())
+                }
+                _ => None,
+            };
+            self.source.error_without_values(span.unwrap_or_else(|| bootstrap.span()), error.to_string())
+        })
     }
 
     /// The configuration.

@@ -21,6 +21,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::ProducerError;
+use crate::config::is_secret;
 
 /// A running librdkafka producer.
 pub(super) struct Client {
@@ -342,6 +343,11 @@ impl Drop for OwnedEvent {
     }
 }
 
+/// Whether librdkafka takes these properties, as far as it looks at each.
+pub(super) fn check(properties: &BTreeMap<String, String>) -> Result<(), ProducerError> {
+    Conf::new(properties).map(drop)
+}
+
 /// A configuration that no client has taken over yet.
 struct Conf(*mut rd::rd_kafka_conf_t);
 
@@ -381,11 +387,6 @@ impl Drop for Conf {
         // SAFETY: the configuration is valid and was not taken over, or this would have been forgotten.
         unsafe { rd::rd_kafka_conf_destroy(self.0) };
     }
-}
-
-/// Properties whose values are not shown.
-fn is_secret(name: &str) -> bool {
-    ["password", "secret", "key.pem", "jaas", "username", "oauthbearer"].iter().any(|part| name.contains(part))
 }
 
 pub(super) fn message(text: &[c_char]) -> String {

@@ -47,6 +47,15 @@ pub enum ProducerError {
     Start(String),
 }
 
+/// Whether a producer can be made of the properties in a configuration.
+///
+/// # Errors
+///
+/// [`ProducerError::Property`] for one that librdkafka does not take, or that would break what this program promises.
+pub fn check(kafka: &Kafka) -> Result<(), ProducerError> {
+    client::check(&properties::complete(kafka)?)
+}
+
 /// Tells the producer to come to an end, or to make haste.
 #[derive(Debug, Default)]
 pub struct Stop {

@@ -43,6 +43,7 @@ pub(super) fn complete(kafka: &Kafka) -> Result<BTreeMap<String, String>, Produc
     let own = |text: &str| text.to_owned();
     let mut properties: BTreeMap<_, _> = DEFAULTS.iter().map(|(name, value)| (own(name), own(value))).collect();
     for (name, value) in &kafka.properties {
+        let name = name.get_ref();
         let refused = |reason: &str| Err(ProducerError::Property { name: name.clone(), reason: own(reason) });
         if let Some((_, _, reason)) = FIXED.iter().find(|(fixed, wanted, _)| fixed == name && wanted != value) {
             return refused(&format!("it cannot be changed: {reason}"));
@@ -71,7 +72,7 @@ mod tests {
     use crate::config::Spanned;
 
     fn complete_with(name: &str, value: &str) -> Result<BTreeMap<String, String>, ProducerError> {
-        let properties = [(name.to_owned(), value.to_owned())].into();
+        let properties = [(Spanned::new(0..0, name.to_owned()), value.to_owned())].into();
         complete(&Kafka { bootstrap: Spanned::new(0..0, vec!["a:1".to_owned(), "b:2".to_owned()]), properties })
     }
 

@@ -328,7 +328,7 @@ mod tests {
         let mut values = Values::new();
         values.begin(1, Side::Client, 2);
         assert_eq!(values.value(CaptureId(0), b""), None);
-        let log = b"/a\0200\0/b\0304\0";
+        let log = b"/a\x00200\x00/b\x00304\x00";
         for (tag, range) in
             [(Tag::REQ_URL, 0..3), (Tag::RESP_STATUS, 3..7), (Tag::REQ_URL, 7..10), (Tag::RESP_STATUS, 10..14)]
         {

@@ -300,6 +300,9 @@ fn a_configuration_that_is_wrong_is_shown_with_its_place() {
     let file = machine.configuration("127.0.0.1:1");
     let right = fs::read_to_string(&file).unwrap();
     let format = "format = \"webrequest\"";
+    let journal = "[journal]";
+    let acks = "properties = { acks = \"1\" }";
+    let unknown = "properties = { \"sasl.pasword\" = \"4711\" }";
     for (text, place, message, excerpt) in [
         (String::new(), "1:1", "missing field `kafka`", "1 | \n  | ^"),
         (
@@ -313,6 +316,18 @@ fn a_configuration_that_is_wrong_is_shown_with_its_place() {
             "13:15",
             "`%{` ",
             "13 | json = \"%h@ip %{Host\"\n   |               ^",
+        ),
+        (
+            right.replace(journal, &format!("{acks}\n{journal}")),
+            "7:16",
+            "kafka.properties: `acks`: it cannot be changed: with less, a broker that fails",
+            "7 | properties = { acks = *** }\n  |                ^^^^",
+        ),
+        (
+            right.replace(journal, &format!("{unknown}\n{journal}")),
+            "7:16",
+            "kafka.properties: `sasl.pasword`: No such configuration property",
+            "7 | properties = { \"sasl.pasword\" = ****** }\n  |                ^^^^^^^^^^^^^^",
         ),
     ] {
         fs::write(&file, &text).unwrap();

@@ -37,10 +37,10 @@ impl Rig {
         }
         let counters = Arc::new(Counters::new(partitions.len()));
         let (outlet, inlet) = channel(max_bytes, Arc::clone(&counters));
-        let mut properties: BTreeMap<String, String> =
-            properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        properties.entry("linger.ms".to_owned()).or_insert("5".to_owned());
-        properties.entry("reconnect.backoff.max.ms".to_owned()).or_insert("200".to_owned());
+        let defaults = [("linger.ms", "5"), ("reconnect.backoff.max.ms", "200")];
+        let properties = defaults.iter().chain(properties);
+        let properties = properties.map(|(name, value)| (Spanned::new(0..0, (*name).to_owned()), (*value).to_owned()));
+        let properties = properties.collect();
         let kafka = Kafka { bootstrap: Spanned::new(0..0, vec![cluster.bootstrap()]), properties };
         let streams = (0..partitions.len()).map(|index| (format!("s{index}"), format!("t{index}"))).collect();
         let boot = Boot::begin();
