@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use kafkalog_tests::digits::grouped;
+
 use crate::chart::{Bar, Panel};
-use crate::statistics::{grouped, median, range};
+use crate::statistics::{median, range};
 
 /// The figures of one program.
 #[derive(Debug, Default)]
@@ -34,7 +36,7 @@ struct Row {
 
 impl Row {
     fn number(&self, number: f64) -> String {
-        if self.decimals { format!("{number:.2}") } else { grouped(number) }
+        if self.decimals { format!("{number:.2}") } else { grouped(number.round() as u64) }
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::addresses::{self, Leak};
 use crate::backend::Backend;
 use crate::broker;
+use crate::digits::grouped;
 use crate::load::Load;
 use crate::process::Running;
 use crate::programs::Programs;
@@ -129,19 +130,6 @@ impl Report {
             )
         })
     }
-}
-
-/// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 impl Pipeline<'_> {
@@ -318,10 +306,5 @@ mod tests {
         records.unnumbered = 1;
         // 2 is lost; 1 came twice, 9 was not sent, and one has no number.
         assert_eq!(compare(&[0, 1, 2], &records), (1, 3));
-    }
-
-    #[test]
-    fn digits_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use kafkalog_benches::live::{Live, Round};
-use kafkalog_benches::statistics::{grouped, median, range};
+use kafkalog_benches::statistics::{median, range};
 use kafkalog_benches::{interrupt, machine, results_directory, threads};
+use kafkalog_tests::digits::grouped;
 use kafkalog_tests::programs::Programs;
 
 /// Serves cached pages as fast as varnishd can, with the module and without it in turn.
@@ -85,7 +86,12 @@ fn page(arguments: &Arguments, without: &[Round], with: &[Round]) -> String {
 
     let mut text = String::from("| | without | with kafkalog |\n|---|--:|--:|\n");
     // Nothing fails that writes to memory.
-    let _ = writeln!(text, "| requests a second | {} | {} |", grouped(median(&fast)), grouped(median(&slow)));
+    let _ = writeln!(
+        text,
+        "| requests a second | {} | {} |",
+        grouped(median(&fast).round() as u64),
+        grouped(median(&slow).round() as u64)
+    );
     let _ = writeln!(
         text,
         "| CPU µs a request, varnishd's own threads | {:.2} | {:.2} |",
@@ -112,7 +118,7 @@ fn page(arguments: &Arguments, without: &[Round], with: &[Round]) -> String {
         "{} requests a round, all of them hits, over {} connections with {} in flight on each; CPU time until Kafka has \
          acknowledged every line. All of varnishd, the load and, with the module, a mock Kafka share {} cores, so that \
          the requests a second are those that the module and Kafka leave.\n\n{}.",
-        grouped(requests),
+        grouped(arguments.requests),
         arguments.connections,
         arguments.in_flight,
         machine::cores(),

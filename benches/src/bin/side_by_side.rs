@@ -11,8 +11,8 @@ use clap::Parser;
 use kafkalog_benches::logger::{ADDRESSES, FIELD_COUNT, Logger};
 use kafkalog_benches::recording::Recording;
 use kafkalog_benches::results::{Figures, Results};
-use kafkalog_benches::statistics::grouped;
 use kafkalog_benches::{agreement, callgrind, chart, cpu, interrupt, machine, recorder, results_directory};
+use kafkalog_tests::digits::grouped;
 use kafkalog_tests::programs::Programs;
 
 /// Renders a recorded log with varnishncsa and with kafkalog, and compares what both print and need.
@@ -105,7 +105,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             step(&format!("counting the instructions of {}", logger.name()));
             count(logger, [&short.0, &long.0], figures, work, &stop)?;
         }
-        let [first, last] = [short.1, long.1].map(|number| grouped(number as f64));
+        let [first, last] = [short.1, long.1].map(|number| grouped(number));
         format!("Instructions are callgrind's for {last} requests less those for {first}.")
     } else {
         "Instructions were not counted: valgrind is not installed.".to_owned()
@@ -113,7 +113,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     let per_request = recording.records() as f64 / lines as f64;
     let bytes = recording.size() as f64 / lines as f64;
-    let what = format!("{} requests of {per_request:.0} log records ({bytes:.0} bytes)", grouped(lines as f64));
+    let what = format!("{} requests of {per_request:.0} log records ({bytes:.0} bytes)", grouped(lines));
     let page = format!(
         "{}\n{what}, read {} times over a round; {FIELD_COUNT} JSON fields, output to /dev/null. {counted}\n\
          Both print the same lines, but that kafkalog hashes addresses ({}) and has `-` where varnishncsa -j has \
