@@ -105,7 +105,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             step(&format!("counting the instructions of {}", logger.name()));
             count(logger, [&short.0, &long.0], figures, work, &stop)?;
         }
-        let [first, last] = [short.1, long.1].map(|number| grouped(number));
+        let [first, last] = [short.1, long.1].map(grouped);
         format!("Instructions are callgrind's for {last} requests less those for {first}.")
     } else {
         "Instructions were not counted: valgrind is not installed.".to_owned()
