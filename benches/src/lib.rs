@@ -12,7 +12,6 @@ pub mod agreement;
 pub mod callgrind;
 pub mod chart;
 pub mod cpu;
-pub mod interrupt;
 pub mod live;
 pub mod load;
 pub mod logger;

@@ -13,6 +13,7 @@
 pub mod addresses;
 pub mod backend;
 pub mod broker;
+pub mod command_line;
 pub mod digits;
 pub mod load;
 pub mod pipeline;

@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use kafkalog_benches::live::{Live, Round};
 use kafkalog_benches::statistics::{median, range};
-use kafkalog_benches::{interrupt, machine, results_directory, threads};
+use kafkalog_benches::{machine, results_directory, threads};
+use kafkalog_tests::command_line::{exit_code, stop_flag};
 use kafkalog_tests::digits::grouped;
 use kafkalog_tests::programs::Programs;
 
@@ -37,18 +38,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing can be done about a standard error that is closed.
-            let _ = writeln!(io::stderr(), "live: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("live", run(&Arguments::parse()).map(|()| true))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let stop = interrupt::flag()?;
+    let stop = stop_flag()?;
     let programs = Programs::find()?;
     let output = results_directory(arguments.output.as_deref())?;
     let live = Live {

@@ -11,7 +11,8 @@ use clap::Parser;
 use kafkalog_benches::logger::{ADDRESSES, FIELD_COUNT, Logger};
 use kafkalog_benches::recording::Recording;
 use kafkalog_benches::results::{Figures, Results};
-use kafkalog_benches::{agreement, callgrind, chart, cpu, interrupt, machine, recorder, results_directory};
+use kafkalog_benches::{agreement, callgrind, chart, cpu, machine, recorder, results_directory};
+use kafkalog_tests::command_line::{exit_code, stop_flag};
 use kafkalog_tests::digits::grouped;
 use kafkalog_tests::programs::Programs;
 
@@ -43,14 +44,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing can be done about a standard error that is closed.
-            let _ = writeln!(io::stderr(), "side-by-side: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("side-by-side", run(&Arguments::parse()).map(|()| true))
 }
 
 /// Says what is being done.
@@ -59,7 +53,7 @@ fn step(text: &str) {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let stop = interrupt::flag()?;
+    let stop = stop_flag()?;
     let programs = Programs::find()?;
     let output = results_directory(arguments.output.as_deref())?;
     // The copies are too large for a /tmp in memory.

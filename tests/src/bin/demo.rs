@@ -4,16 +4,14 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use kafkalog_tests::command_line::{exit_code, stop_flag};
 use kafkalog_tests::pipeline::{Pipeline, Progress, Report};
 use kafkalog_tests::programs::Programs;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Addresses that are shown when some were found.
 const SHOWN: usize = 10;
@@ -34,23 +32,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(report) if report.is_good() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            // Nothing can be done about a standard error that is closed.
-            let _ = writeln!(io::stderr(), "demo: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("demo", run(&Arguments::parse()).map(|report| report.is_good()))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Report> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
-    }
+    let stop = stop_flag()?;
     let programs = Programs::find()?;
     let temporary = tempfile::Builder::new().prefix("kafkalog-demo-").tempdir().context("making a directory")?;
     let directory = match &arguments.keep {

@@ -3,15 +3,14 @@
 use std::io::{self, Write as _};
 use std::net::SocketAddrV4;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use kafkalog_tests::backend::Backend;
+use kafkalog_tests::command_line::{exit_code, stop_flag};
 use kafkalog_tests::load::Load;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Sends numbered requests of all kinds over keep-alive connections.
 #[derive(Debug, Parser)]
@@ -32,21 +31,11 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing can be done about a standard error that is closed.
-            let _ = writeln!(io::stderr(), "traffic: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("traffic", run(&Arguments::parse()).map(|()| true))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
-    }
+    let stop = stop_flag()?;
     let mut out = io::stdout().lock();
     if arguments.backend {
         let backend = Backend::start()?;
