@@ -228,7 +228,7 @@ mod tests {
 
     fn run(pipeline: &mut Pipeline, output: &mut Kept, side: u32, records: &[(Tag, u32, &[u8])]) -> Counters {
         let counters = Counters::new(pipeline.lines.streams.len());
-        let run = Run::of_records(side, records.iter().copied());
+        let mut run = Run::of_records(side, records.iter().copied());
         pipeline.feed(run.records(Layout::One), Instant::now(), None, &counters, output);
         counters
     }

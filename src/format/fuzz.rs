@@ -59,7 +59,7 @@ fn render(program: &mut Program, table: &CaptureTable, pieces: &[&[u8]]) -> Vec<
         (*tag, 7, [text.as_bytes(), &piece[..piece.len().min(1000)]].concat())
     });
     let records: Vec<_> = records.chain([(Tag::END, 7, Vec::new())]).collect();
-    let run = Run::of_records(1, records.iter().map(|(tag, vxid, payload)| (*tag, *vxid, payload.as_slice())));
+    let mut run = Run::of_records(1, records.iter().map(|(tag, vxid, payload)| (*tag, *vxid, payload.as_slice())));
     let limits = Limits { transactions: 1, timeout: Duration::MAX };
     let mut assembler = Assembler::new(table, Interest { client: true, backend: false }, limits);
     let salt = Salt::from_key(0, [7; 16]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kafkalog_ffi::api::{ApiError, Status, VarnishLog};
 
-use super::{Event, Filter, Layout, LogError, LogSource, Read, Run, Start};
+use super::{Event, Layout, LogError, LogSource, Read, Run, Start};
 
 /// How often an idle reader has the library look whether varnishd has another child.
 const LOOK: Duration = Duration::from_millis(50);
@@ -22,7 +22,6 @@ const ENOUGH: usize = 64 << 10;
 pub struct ApiLog {
     log: VarnishLog,
     path: PathBuf,
-    wanted: Filter,
     copy: Run,
     state: State,
     last_look: Instant,
@@ -66,7 +65,6 @@ impl ApiLog {
         Self {
             log,
             path: path.to_owned(),
-            wanted: Filter::ALL,
             copy: Run::default(),
             state: State::Reading,
             last_look: Instant::now(),
@@ -151,10 +149,6 @@ impl ApiLog {
 }
 
 impl LogSource for ApiLog {
-    fn select(&mut self, wanted: Filter) {
-        self.wanted = wanted;
-    }
-
     fn read(&mut self) -> Result<Read<'_>, LogError> {
         let state = self.state;
         match state {
@@ -174,7 +168,6 @@ impl LogSource for ApiLog {
                     self.state = State::Told(status);
                 }
                 // The library has copied whole records: there is nothing behind them.
-                self.copy.find(self.copy.words.len(), Layout::INSTALLED, &self.wanted);
                 Ok(Read::Records(self.copy.records(Layout::INSTALLED)))
             }
         }

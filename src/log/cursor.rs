@@ -225,7 +225,7 @@ fn walk(
                 if wanted.wants(tag, marker, beginning) {
                     // The length that `end` came from, whatever stands there by now.
                     let rest = record[1..].iter().map(|word| word.load(Ordering::Relaxed));
-                    copy.push(iter::once(first).chain(rest));
+                    copy.words.extend(iter::once(first).chain(rest));
                 }
             }
             at = end;

@@ -30,15 +30,10 @@ impl Beginning {
         Self(((word & 0x1f1f_1f1f).wrapping_mul(0x9e37_79b1) >> 26) as u8)
     }
 
-    /// That of a payload. Bytes that it does not have count as NUL.
+    /// That of a payload. One of less than four bytes begins with no text that has a number.
     #[inline]
     pub(crate) fn of_payload(payload: &[u8]) -> Self {
-        let word = payload.first_chunk().copied().unwrap_or_else(|| {
-            let mut word = [0; 4];
-            word[..payload.len()].copy_from_slice(payload);
-            word
-        });
-        Self::of_word(u32::from_ne_bytes(word))
+        payload.first_chunk().map_or(Self(0), |word| Self::of_word(u32::from_ne_bytes(*word)))
     }
 
     /// That of the payloads that begin with this text; `None` if it is too short to tell.

@@ -25,7 +25,7 @@ pub use api::ApiLog;
 pub(crate) use filter::Beginning;
 pub use filter::Filter;
 pub use live::LiveLog;
-pub use record::{Record, Records, Run};
+pub use record::{Offer, Record, Records, Run};
 pub use recording::Recording;
 pub use tag::Tag;
 
@@ -134,10 +134,12 @@ pub enum Read<'a> {
 
 /// Where log records come from.
 pub trait LogSource: Send {
-    /// Sets the records to hand out. The others are skipped by their first words.
-    fn select(&mut self, wanted: Filter);
+    /// Sets the records that are wanted. A source for which that saves work leaves out most of the others.
+    fn select(&mut self, wanted: Filter) {
+        let _ = wanted;
+    }
 
-    /// Hands out what comes next. Never blocks on a live log.
+    /// Hands out what comes next, all of which is to be taken. Never blocks on a live log.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Records, and runs of them as the sources hand them out.
 
-use super::words::bytes_of;
-use super::{Filter, Layout, Side, Tag};
+use super::words::{bytes_of, split_bytes};
+use super::{Layout, Side, Tag};
 
 /// One record of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,34 +16,22 @@ pub struct Record<'a> {
     pub payload: &'a [u8],
 }
 
-/// Words of the log, and where in them the records begin that are wanted. It is filled again and again, so that reading
-/// allocates nothing.
+/// Records as they are in the log, one behind the other. It is filled again and again, so that reading allocates nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     pub(super) words: Vec<u32>,
-    /// Indices into `words`. Each is that of a whole record.
-    starts: Vec<u32>,
-}
-
-/// Where a walk over a run's words ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Walked {
-    /// The index behind the last whole record.
-    pub(super) end: usize,
-    /// What stands there, if it cannot be a record's first word.
-    pub(super) damage: Option<u32>,
+    /// How far they have been taken.
+    taken: usize,
 }
 
 impl Run {
-    /// All whole records in words as they are in the log, batch headers among them or not.
+    /// The records in words as they are in the log, batch headers among them or not.
     #[must_use]
-    pub fn of(words: Vec<u32>, layout: Layout) -> Self {
-        let mut run = Self { words, starts: Vec::new() };
-        run.find(run.words.len(), layout, &Filter::ALL);
-        run
+    pub fn of(words: Vec<u32>) -> Self {
+        Self { words, taken: 0 }
     }
 
-    /// These records, with a NUL at the end of each payload; `side` are the marker bits of all.
+    /// These records, in layout one and with a NUL at the end of each payload; `side` are the marker bits of all.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of_records<'a>(side: u32, records: impl IntoIterator<Item = (Tag, u32, &'a [u8])>) -> Self {
         let mut words = Vec::new();
@@ -54,106 +42,169 @@ impl Run {
             payload.resize(payload.len().next_multiple_of(4), 0);
             words.extend(payload.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)));
         }
-        Self::of(words, Layout::One)
+        Self::of(words)
     }
 
     pub(super) fn clear(&mut self) {
         self.words.clear();
-        self.starts.clear();
     }
 
-    /// Appends a record, whole.
-    #[inline]
-    pub(super) fn push(&mut self, record: impl Iterator<Item = u32>) {
-        self.starts.push(self.words.len() as u32);
-        self.words.extend(record);
-    }
-
-    /// Finds the wanted records in the first `length` words, and forgets those that were found before.
-    pub(super) fn find(&mut self, length: usize, layout: Layout, filter: &Filter) -> Walked {
-        match layout {
-            Layout::One => self.find_with::<2>(length, layout, filter),
-            Layout::Two => self.find_with::<3>(length, layout, filter),
-        }
-    }
-
-    fn find_with<const HEADER: usize>(&mut self, length: usize, layout: Layout, filter: &Filter) -> Walked {
-        self.starts.clear();
-        let unused = layout.unused_bits();
-        let words = &self.words[..length];
-        let mut at = 0;
-        while let Some(&first) = words.get(at) {
-            let tag = Tag::from_header(first);
-            if !tag.is_of_record() || first & unused != 0 {
-                // The length of a batch stands in its second word and counts the records behind it, which are read as records.
-                if tag != Tag::BATCH {
-                    return Walked { end: at, damage: Some(first) };
-                }
-                if at + HEADER > words.len() {
-                    break;
-                }
-                at += HEADER;
-                continue;
-            }
-            let next = at + HEADER + payload_words(first);
-            if next > words.len() {
-                break;
-            }
-            if filter.wants_some(tag)
-                && let Some(&marker) = words.get(at + HEADER - 1)
-                && filter.wants(tag, marker, words.get(at + HEADER).copied().unwrap_or_default())
-            {
-                self.starts.push(at as u32);
-            }
-            at = next;
-        }
-        Walked { end: at, damage: None }
-    }
-
-    /// The records.
+    /// The records, from the first one on.
     #[must_use]
-    pub fn records(&self, layout: Layout) -> Records<'_> {
-        Records { words: &self.words, starts: self.starts.iter(), layout }
+    pub fn records(&mut self, layout: Layout) -> Records<'_> {
+        self.taken = 0;
+        Records::new(&self.words, layout, &mut self.taken)
     }
 }
 
-/// The records of a run, in the order of the log.
-#[derive(Debug, Clone)]
+/// Records in the order of the log, up to the end of the run or to what cannot be one.
+#[derive(Debug)]
 pub struct Records<'a> {
     words: &'a [u32],
-    starts: std::slice::Iter<'a, u32>,
     layout: Layout,
+    /// The index of the word behind the last record that was taken. It is the source's, which goes on from there.
+    taken: &'a mut usize,
+}
+
+/// What words begin with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Found<'a> {
+    /// A record, and what is behind it.
+    Record(Record<'a>, &'a [u32]),
+    /// Nothing, or part of a record: these words.
+    Part(&'a [u32]),
+    /// No record's first word.
+    Damage(&'a [u32]),
+}
+
+/// What becomes of a record that is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// It is taken, and so may be the next one.
+    Taken,
+    /// It is taken, and is the last one.
+    Last,
+    /// It is left for the next time.
+    Left,
 }
 
 impl<'a> Records<'a> {
-    /// The memory that the run's records are in.
+    /// The records of words, from the index `taken` on.
+    pub(super) fn new(words: &'a [u32], layout: Layout, taken: &'a mut usize) -> Self {
+        Self { words, layout, taken }
+    }
+
+    /// The memory that the records are in.
     #[must_use]
     pub fn log(&self) -> &'a [u8] {
         bytes_of(self.words)
+    }
+
+    /// The record that is next, without taking it.
+    #[must_use]
+    pub fn peek(&mut self) -> Option<Record<'a>> {
+        let mut next = None;
+        self.offer(|record| {
+            next = Some(*record);
+            Offer::Left
+        });
+        next
+    }
+
+    /// Offers record after record to `take`, for as long as it takes them. Quicker than one by one.
+    #[inline]
+    pub fn offer(&mut self, take: impl FnMut(&Record<'a>) -> Offer) {
+        match self.layout {
+            Layout::One => self.offer_with::<2>(take),
+            Layout::Two => self.offer_with::<3>(take),
+        }
+    }
+
+    #[inline]
+    fn offer_with<const HEADER: usize>(&mut self, mut take: impl FnMut(&Record<'a>) -> Offer) {
+        let mut left = Left { words: self.words.get(*self.taken..).unwrap_or_default(), of: self.words.len(), taken: self.taken };
+        while let Found::Record(record, rest) = find_with::<HEADER>(left.words) {
+            let before = std::mem::replace(&mut left.words, rest);
+            match take(&record) {
+                Offer::Taken => {}
+                Offer::Last => return,
+                Offer::Left => {
+                    left.words = before;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What has not been taken of some words. Tells how far they have been, also when a panic ends it: then the record is gone
+/// that was being taken, and the next one is not.
+struct Left<'a, 'b> {
+    words: &'a [u32],
+    of: usize,
+    taken: &'b mut usize,
+}
+
+impl Drop for Left<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.taken = self.of - self.words.len();
     }
 }
 
 impl<'a> Iterator for Records<'a> {
     type Item = Record<'a>;
 
-    #[inline]
     fn next(&mut self) -> Option<Record<'a>> {
-        let record = self.words.get(*self.starts.next()? as usize..)?;
-        let (first, vxid, marker, payload) = match (self.layout, record) {
-            (Layout::One, [first, id, payload @ ..]) => (*first, u64::from(id & 0x3fff_ffff), id >> 30, payload),
-            (Layout::Two, [first, low, high, payload @ ..]) => {
-                (*first, (u64::from(*low) | u64::from(*high) << 32) & ((1 << 51) - 1), high >> 30, payload)
-            }
-            _ => return None,
-        };
-        let side = match marker {
-            1 => Side::Client,
-            2 => Side::Backend,
-            _ => Side::None,
-        };
-        let payload = bytes_of(payload).get(..payload_bytes(first))?;
-        Some(Record { tag: Tag::from_header(first), vxid, side, payload })
+        let mut next = None;
+        self.offer(|record| {
+            next = Some(*record);
+            Offer::Last
+        });
+        next
     }
+}
+
+/// Finds what words begin with.
+pub(super) fn find(words: &[u32], layout: Layout) -> Found<'_> {
+    match layout {
+        Layout::One => find_with::<2>(words),
+        Layout::Two => find_with::<3>(words),
+    }
+}
+
+#[inline]
+fn find_with<const HEADER: usize>(words: &[u32]) -> Found<'_> {
+    let layout = if HEADER == Layout::One.header_words() { Layout::One } else { Layout::Two };
+    let Some((header, rest)) = words.split_first_chunk::<HEADER>() else { return Found::Part(words) };
+    let first = header[0];
+    let tag = Tag::from_header(first);
+    if !tag.is_of_record() || first & layout.unused_bits() != 0 {
+        return if tag == Tag::BATCH { find_in_batch::<HEADER>(rest) } else { Found::Damage(words) };
+    }
+    let Some((payload, rest)) = split_bytes(rest, payload_bytes(first)) else { return Found::Part(words) };
+    let marker = header[HEADER - 1];
+    let vxid = match layout {
+        Layout::One => u64::from(marker & 0x3fff_ffff),
+        Layout::Two => (u64::from(header[1]) | u64::from(marker) << 32) & ((1 << 51) - 1),
+    };
+    let side = match marker >> 30 {
+        1 => Side::Client,
+        2 => Side::Backend,
+        _ => Side::None,
+    };
+    Found::Record(Record { tag, vxid, side, payload }, rest)
+}
+
+/// The length of a batch stands in its second word and counts the records behind it, which are read as records.
+#[cold]
+fn find_in_batch<const HEADER: usize>(mut words: &[u32]) -> Found<'_> {
+    while let Some((header, rest)) = words.split_first_chunk::<HEADER>()
+        && Tag::from_header(header[0]) == Tag::BATCH
+    {
+        words = rest;
+    }
+    find_with::<HEADER>(words)
 }
 
 /// Bytes of a record's payload, by its first word.

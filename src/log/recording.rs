@@ -3,8 +3,8 @@
 //! A recording is a marker of four bytes, `VSL\0` or `VSL2`, and then records as they are in the log, batch headers left out.
 //! It is read, not mapped: a file that is cut short under a mapping ends the process.
 //!
-//! Runs of whole records are handed out from the buffer that they were read into. One walk over the records' first words finds
-//! those that are wanted, the end of the last whole one, and damage.
+//! Records are handed out from the buffer that they were read into, whether they are wanted or not: whoever takes them looks
+//! at their headers anyway. What that walk does not take is part of a record, or damage.
 //!
 //! Source: `VSL_WriteOpen` and `VSL_Write` in libvarnishapi's `vsl.c`, `VSL_FILE_ID` in its `vsl_api.h`.
 
@@ -12,9 +12,9 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::record::{Run, Walked};
+use super::record::{Found, find};
 use super::words::bytes_of_mut;
-use super::{Filter, Layout, LogError, LogSource, Read};
+use super::{Layout, LogError, LogSource, Read, Records};
 
 /// Words that are read at a time: few enough to stay in a processor's own cache between being read and being looked at. A
 /// record is at most 64 KiB and its header, so that one always fits.
@@ -25,24 +25,15 @@ pub struct Recording {
     path: PathBuf,
     input: Box<dyn io::Read + Send>,
     layout: Layout,
-    wanted: Filter,
-    run: Run,
-    /// Bytes of the run's words that have been read from the input.
+    words: Vec<u32>,
+    /// Bytes of the words that have been read from the input.
     filled: usize,
-    /// Words of them that have been handed out.
+    /// Words of them that have been taken.
     taken: usize,
-    /// Bytes of the recording before the run's words.
+    /// Bytes of the recording before the words.
     base: u64,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Reading,
     /// The input has ended.
-    Ended,
-    /// The record behind those that were handed out is damaged, for this reason.
-    Damaged(String),
+    ended: bool,
 }
 
 impl Recording {
@@ -93,12 +84,11 @@ impl Recording {
             path: path.to_owned(),
             input,
             layout,
-            wanted: Filter::ALL,
-            run: Run::of(vec![0; BUFFER], layout),
+            words: vec![0; BUFFER],
             filled: 0,
             taken: 0,
             base: marker.len() as u64,
-            state: State::Reading,
+            ended: false,
         })
     }
 
@@ -108,17 +98,17 @@ impl Recording {
         self.layout
     }
 
-    /// Drops what was handed out and reads once, so that a pipe is read as it is written.
+    /// Drops what was taken and reads once, so that a pipe is read as it is written.
     fn fill(&mut self) -> io::Result<()> {
         // What is left is part of a record, or nothing.
         let used = self.filled.div_ceil(4);
-        self.run.words.copy_within(self.taken..used, 0);
+        self.words.copy_within(self.taken..used, 0);
         self.base += 4 * self.taken as u64;
         self.filled -= 4 * self.taken;
         self.taken = 0;
         loop {
-            match self.input.read(&mut bytes_of_mut(&mut self.run.words)[self.filled..]) {
-                Ok(0) => self.state = State::Ended,
+            match self.input.read(&mut bytes_of_mut(&mut self.words)[self.filled..]) {
+                Ok(0) => self.ended = true,
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -127,41 +117,38 @@ impl Recording {
         }
     }
 
-    /// Finds the wanted records in the buffer and the end of the last whole one, in words, and sees whether anything is wrong
-    /// behind it.
-    fn whole_records(&mut self) -> usize {
-        let Walked { end, damage } = self.run.find(self.filled / 4, self.layout, &self.wanted);
-        if let Some(first) = damage {
-            self.state = State::Damaged(format!("expected a record, found {first:#010x}"));
-            return end;
-        }
-        let rest = self.filled - 4 * end;
-        if matches!(self.state, State::Ended) && rest > 0 {
-            self.state = State::Damaged(format!("it ends inside a record, {rest} bytes after the record's start"));
-        }
-        end
+    /// What is wrong behind the records that were taken. It is told once, and nothing behind it is read.
+    fn damaged(&mut self, reason: String) -> LogError {
+        let offset = self.base + 4 * self.taken as u64;
+        self.ended = true;
+        self.filled = 4 * self.taken;
+        LogError::Corrupt { path: self.path.clone(), offset, reason }
     }
 }
 
 impl LogSource for Recording {
-    fn select(&mut self, wanted: Filter) {
-        self.wanted = wanted;
-    }
-
     fn read(&mut self) -> Result<Read<'_>, LogError> {
-        while matches!(self.state, State::Reading) {
+        loop {
+            let end = self.filled / 4;
+            match find(&self.words[self.taken..end], self.layout) {
+                Found::Record(..) => {
+                    return Ok(Read::Records(Records::new(&self.words[..end], self.layout, &mut self.taken)));
+                }
+                Found::Part(rest) => self.taken = end - rest.len(),
+                Found::Damage(rest) => {
+                    let reason = format!("expected a record, found {:#010x}", rest.first().copied().unwrap_or_default());
+                    self.taken = end - rest.len();
+                    return Err(self.damaged(reason));
+                }
+            }
+            if self.ended {
+                let rest = self.filled - 4 * self.taken;
+                if rest == 0 {
+                    return Ok(Read::End);
+                }
+                return Err(self.damaged(format!("it ends inside a record, {rest} bytes after the record's start")));
+            }
             self.fill().map_err(|source| LogError::Io { doing: "reading", path: self.path.clone(), source })?;
-            self.taken = self.whole_records();
-            if self.taken > 0 {
-                return Ok(Read::Records(self.run.records(self.layout)));
-            }
-        }
-        // The damage is told once.
-        match std::mem::replace(&mut self.state, State::Ended) {
-            State::Damaged(reason) => {
-                Err(LogError::Corrupt { path: self.path.clone(), offset: self.base + 4 * self.taken as u64, reason })
-            }
-            State::Reading | State::Ended => Ok(Read::End),
         }
     }
 }

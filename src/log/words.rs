@@ -14,3 +14,11 @@ pub(super) fn bytes_of_mut(words: &mut [u32]) -> &mut [u8] {
     // SAFETY: as above; every pattern of bytes is a valid u32, and the mutable borrow is handed on whole.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }
+
+/// The first bytes of words, and the words behind all that they are in; `None` if there are fewer.
+#[inline]
+pub(super) fn split_bytes(words: &[u32], bytes: usize) -> Option<(&[u8], &[u32])> {
+    let (inside, behind) = words.split_at_checked(bytes.div_ceil(size_of::<u32>()))?;
+    // SAFETY: as above, for the first `bytes` of the bytes of `inside`, which has at least as many.
+    Some((unsafe { std::slice::from_raw_parts(inside.as_ptr().cast(), bytes) }, behind))
+}

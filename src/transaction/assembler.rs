@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
-use crate::log::{Filter, Position, Record, Records, Side, Tag};
+use crate::log::{Filter, Offer, Position, Record, Records, Side, Tag};
 
 use super::matcher::Matchers;
 use super::values::Values;
@@ -52,9 +52,6 @@ const BACKEND_REQUEST: &[u8] = b"bereq ";
 
 const NONE: u32 = u32::MAX;
 
-/// No transaction: vxids have at most 51 bits.
-const NOBODY: (u64, u32) = (u64::MAX, NONE);
-
 #[derive(Debug)]
 struct Slot {
     values: Values,
@@ -74,8 +71,6 @@ pub struct Assembler {
     slots: Vec<Slot>,
     free: Vec<u32>,
     open: HashMap<u64, u32, BuildHasherDefault<VxidHasher>>,
-    /// The vxid of the last record and its slot ([`NONE`] when nobody wants it): records of one transaction come in runs.
-    last: (u64, u32),
     /// The slots that may have values in the run that is being read.
     touched: Vec<u32>,
     oldest: u32,
@@ -94,7 +89,6 @@ impl Assembler {
             slots: Vec::new(),
             free: Vec::new(),
             open: HashMap::with_capacity_and_hasher(limits.transactions + 1, BuildHasherDefault::default()),
-            last: NOBODY,
             touched: Vec::new(),
             oldest: NONE,
             youngest: NONE,
@@ -132,7 +126,7 @@ impl Assembler {
     /// to make room.
     pub fn run(
         &mut self,
-        records: Records<'_>,
+        mut records: Records<'_>,
         now: Instant,
         position: Option<Position>,
         counters: &Counters,
@@ -141,8 +135,20 @@ impl Assembler {
         // A run whose reading ended in a panic is gone.
         self.keep_values(&[]);
         let log = records.log();
-        for record in records {
-            self.record(&record, log, now, position, counters, &mut done);
+        while let Some(record) = records.peek() {
+            let slot = self.open.get(&record.vxid).copied();
+            let Some(slot) = slot.or_else(|| self.begin(&record, log, now, position, counters, &mut done)) else {
+                // The rest of a transaction that is not wanted, or whose begin was not seen.
+                records.next();
+                records.offer(|next| {
+                    if next.vxid == record.vxid && next.tag != Tag::BEGIN { Offer::Taken } else { Offer::Left }
+                });
+                continue;
+            };
+            self.touched.push(slot);
+            if self.matchers.take(&mut records, &mut self.slots[slot as usize].values) {
+                self.close(slot, log, &mut done);
+            }
         }
         self.keep_values(log);
     }
@@ -151,36 +157,6 @@ impl Assembler {
     fn keep_values(&mut self, log: &[u8]) {
         for slot in self.touched.drain(..) {
             self.slots[slot as usize].values.keep(log);
-        }
-        self.last = NOBODY;
-    }
-
-    #[inline]
-    fn record(
-        &mut self,
-        record: &Record<'_>,
-        log: &[u8],
-        now: Instant,
-        position: Option<Position>,
-        counters: &Counters,
-        done: &mut impl FnMut(&Transaction<'_>),
-    ) {
-        if self.last.0 != record.vxid {
-            let slot = self.open.get(&record.vxid).copied();
-            self.touched.extend(slot);
-            self.last = (record.vxid, slot.unwrap_or(NONE));
-        }
-        let slot = self.last.1;
-        if record.tag == Tag::BEGIN {
-            if slot == NONE {
-                self.begin(record, log, now, position, counters, done);
-            }
-        } else if slot == NONE {
-            // The rest of a transaction that is not wanted, or whose begin was not seen.
-        } else if record.tag == Tag::END {
-            self.close(slot, log, done);
-        } else {
-            self.matchers.take(record, &mut self.slots[slot as usize].values, log);
         }
     }
 
@@ -201,6 +177,7 @@ impl Assembler {
         }
     }
 
+    /// Opens the transaction that a record begins, if it does and if that is wanted.
     fn begin(
         &mut self,
         record: &Record<'_>,
@@ -209,9 +186,9 @@ impl Assembler {
         position: Option<Position>,
         counters: &Counters,
         done: &mut impl FnMut(&Transaction<'_>),
-    ) {
-        if !self.interest.in_side(record.side) || !is_request(record.payload) {
-            return;
+    ) -> Option<u32> {
+        if record.tag != Tag::BEGIN || !self.interest.in_side(record.side) || !is_request(record.payload) {
+            return None;
         }
         if self.open.len() >= self.limits.transactions {
             self.give_up(self.oldest, log, counters, done);
@@ -229,9 +206,7 @@ impl Assembler {
         }
         self.youngest = slot;
         self.open.insert(record.vxid, slot);
-        self.touched.push(slot);
-        self.last = (record.vxid, slot);
-        self.matchers.take(record, &mut self.slots[slot as usize].values, log);
+        Some(slot)
     }
 
     fn give_up(&mut self, slot: u32, log: &[u8], counters: &Counters, done: &mut impl FnMut(&Transaction<'_>)) {
@@ -253,7 +228,6 @@ impl Assembler {
             None => self.youngest = older,
         }
         self.open.remove(&vxid);
-        self.last = NOBODY;
         self.free.push(slot);
         let values = &mut self.slots[slot as usize].values;
         if !values.left_out {
@@ -325,7 +299,7 @@ mod tests {
                 out.push((transaction.vxid, text, transaction.incomplete));
             };
             assembler.expire(now, &counters, &mut done);
-            let run = record(*tag, *vxid, payload);
+            let mut run = record(*tag, *vxid, payload);
             assembler.run(run.records(Layout::One), now, None, &counters, &mut done);
         }
         out
@@ -385,7 +359,7 @@ mod tests {
         let now = Instant::now();
         let begin = &b"req 1 rxreq"[..];
         let records = [(Tag::BEGIN, 1, begin), (Tag::REQ_URL, 1, b"/lost"), (Tag::BEGIN, 2, begin), (Tag::END, 2, b"")];
-        let run = Run::of_records(1, records);
+        let mut run = Run::of_records(1, records);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             assembler.run(run.records(Layout::One), now, None, &counters, |_| panic!("on purpose"));
         }));
@@ -417,7 +391,7 @@ mod tests {
                     }
                     records.push((tag, *vxid, if tag == Tag::BEGIN { &b"req 0 rxreq"[..] } else { text.as_bytes() }));
                 }
-                let run = Run::of_records(1, records);
+                let mut run = Run::of_records(1, records);
                 assembler.run(run.records(Layout::One), now, None, &counters, |transaction| {
                     let url = transaction.value(url).map(|url| String::from_utf8_lossy(url).into_owned());
                     got.push((transaction.vxid, url));

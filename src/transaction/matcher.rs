@@ -1,6 +1,6 @@
 //! Matchers: captures as they are applied to each record, found by its tag and by how its payload begins.
 
-use crate::log::{Beginning, Filter, Record, Tag};
+use crate::log::{Beginning, Filter, Offer, Records, Tag};
 
 use super::Handling;
 use super::capture::{Capture, CaptureId, Pick, Select, Source};
@@ -9,24 +9,25 @@ use super::values::Values;
 /// All that is looked for in records.
 #[derive(Debug)]
 pub(super) struct Matchers {
-    tags: Box<[Groups; 256]>,
-    groups: Vec<Vec<Matcher>>,
+    /// The first matcher for each tag and beginning of a payload, or [`NONE`].
+    first: Box<[[u16; Beginning::COUNT]; 256]>,
+    matchers: Vec<Matcher>,
 }
 
-/// A tag's groups of matchers: one for each beginning of a payload, or one for all.
-#[derive(Debug, Clone, Copy)]
-struct Groups {
-    first: u32,
-    /// What counts of a beginning's number.
-    mask: u32,
-}
-
-/// What one of a tag's records is tried against.
+/// What a record is tried against.
 #[derive(Debug, Clone)]
 struct Matcher {
-    name: Option<Name>,
+    name: Name,
     then: Then,
+    /// The next one for the same records, or [`NONE`].
+    next: u16,
 }
+
+/// No matcher.
+const NONE: u16 = u16::MAX;
+
+/// In place of a matcher: the transaction ends.
+const ENDED: u16 = u16::MAX - 1;
 
 /// What a record does that matches.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +36,8 @@ enum Then {
     Keep(CaptureId, Pick, Part),
     /// It tells how the request was handled, if nothing follows the name.
     Handle(Handling),
-    /// The transaction gets no line, if nothing follows the name.
-    LeaveOut,
+    /// The transaction gets no line; only if nothing follows the name, where that must be all.
+    LeaveOut { whole: bool },
 }
 
 /// Which part of what follows the name.
@@ -57,145 +58,191 @@ const TELLING: [(Tag, &[u8], Then); 7] = [
     (Tag::VCL_CALL, b"PASS", Then::Handle(Handling::Pass)),
     (Tag::VCL_CALL, b"SYNTH", Then::Handle(Handling::Synth)),
     (Tag::VCL_RETURN, b"pipe", Then::Handle(Handling::Pipe)),
-    (Tag::VCL_RETURN, b"restart", Then::LeaveOut),
+    (Tag::VCL_RETURN, b"restart", Then::LeaveOut { whole: true }),
 ];
 
 impl Matchers {
     /// Matchers for these captures, and for what is asked of every transaction.
     pub(super) fn new(captures: &[Capture]) -> Self {
         let mut by_tag = vec![Vec::new(); 256];
-        let mut add = |tag: Tag, name, then| by_tag[usize::from(tag.number())].push(Matcher { name, then });
+        let mut add = |tag: Tag, name, then| by_tag[usize::from(tag.number())].push((name, then));
         for (index, Capture(sources)) in captures.iter().enumerate() {
             for Source { tag, select, pick } in sources {
                 let (name, part) = match select {
-                    Select::Line => (None, Part::Whole),
-                    Select::Field(number) => (None, Part::Field(*number)),
-                    Select::Header(name) => (Some(Name::before_colon(name, true)), Part::Whole),
-                    Select::HeaderField(name, number) => (Some(Name::before_colon(name, true)), Part::Field(*number)),
-                    Select::Key(key) => (Some(Name::before_colon(key, false)), Part::Whole),
+                    Select::Line => (Name::any(), Part::Whole),
+                    Select::Field(number) => (Name::any(), Part::Field(*number)),
+                    Select::Header(name) => (Name::before_colon(name, true), Part::Whole),
+                    Select::HeaderField(name, number) => (Name::before_colon(name, true), Part::Field(*number)),
+                    Select::Key(key) => (Name::before_colon(key, false), Part::Whole),
                 };
                 add(*tag, name, Then::Keep(CaptureId(index), *pick, part));
             }
         }
         for (tag, text, then) in TELLING {
-            add(tag, Some(Name::of_whole(text)), then);
+            add(tag, Name::of_whole(text), then);
         }
-        add(Tag::HTTP_GARBAGE, None, Then::LeaveOut);
+        add(Tag::HTTP_GARBAGE, Name::any(), Then::LeaveOut { whole: false });
 
-        // The first group is for tags with nothing to look for.
-        let mut groups = vec![Vec::new()];
-        let mut tags = Box::new([Groups { first: 0, mask: 0 }; 256]);
-        for (entry, matchers) in tags.iter_mut().zip(by_tag) {
-            if matchers.is_empty() {
-                continue;
+        let mut matchers = Vec::new();
+        let mut first = Box::new([[NONE; Beginning::COUNT]; 256]);
+        for (of_tag, first) in by_tag.iter().zip(first.iter_mut()) {
+            for (index, first) in first.iter_mut().enumerate() {
+                let begins = |(name, _): &&(Name, Then)| name.beginning.is_none_or(|known| known.index() == index);
+                *first = of_tag.iter().filter(begins).rev().fold(NONE, |next, (name, then)| {
+                    matchers.push(Matcher { name: name.clone(), then: *then, next });
+                    (matchers.len() - 1) as u16
+                });
             }
-            let count = if matchers.iter().all(|matcher| matcher.name.is_none()) { 1 } else { Beginning::COUNT };
-            *entry = Groups { first: groups.len() as u32, mask: count as u32 - 1 };
-            groups.extend((0..count).map(|index| {
-                let in_group = |matcher: &&Matcher| matcher.beginning().is_none_or(|known| known.index() == index);
-                matchers.iter().filter(in_group).cloned().collect::<Vec<_>>()
-            }));
         }
-        Self { tags, groups }
+        first[usize::from(Tag::END.number())] = [ENDED; Beginning::COUNT];
+        Self { first, matchers }
     }
 
     /// Adds the records that are looked at.
     pub(super) fn add_to(&self, wanted: &mut Filter) {
-        for (tag, groups) in (0..=u8::MAX).map(Tag::from_number).zip(self.tags.iter()) {
-            let first = groups.first as usize;
-            for matcher in self.groups[first..=first + groups.mask as usize].iter().flatten() {
-                match matcher.beginning() {
-                    Some(beginning) => wanted.add_beginning(tag, beginning),
-                    None => wanted.add(tag),
+        for (tag, first) in (0..=u8::MAX).map(Tag::from_number).zip(self.first.iter()) {
+            for first in first {
+                let mut next = *first;
+                while let Some(matcher) = self.matchers.get(usize::from(next)) {
+                    match matcher.name.beginning {
+                        Some(beginning) => wanted.add_beginning(tag, beginning),
+                        None => wanted.add(tag),
+                    }
+                    next = matcher.next;
                 }
             }
         }
     }
 
-    /// Takes what is looked for from a record of `log`.
-    #[inline]
-    pub(super) fn take(&self, record: &Record<'_>, values: &mut Values, log: &[u8]) {
-        let groups = self.tags[usize::from(record.tag.number())];
-        let index = groups.first + (Beginning::of_payload(record.payload).index() as u32 & groups.mask);
-        let Some(group) = self.groups.get(index as usize) else { return };
-        let payload = record.payload.strip_suffix(&[0]).unwrap_or(record.payload);
-        for matcher in group {
-            matcher.take(payload, values, log);
+    /// Takes what is looked for from the next records that are of the same transaction as `values`. Returns whether it ended.
+    pub(super) fn take(&self, records: &mut Records<'_>, values: &mut Values) -> bool {
+        let log = records.log();
+        let vxid = values.vxid;
+        loop {
+            // The first loop does nothing but look for a record of interest, in as few instructions as there can be.
+            let (mut next, mut payload) = (NONE, &b""[..]);
+            records.offer(|record| {
+                if record.vxid != vxid {
+                    return Offer::Left;
+                }
+                let beginning = Beginning::of_payload(record.payload).index();
+                next = self.first[usize::from(record.tag.number())][beginning];
+                payload = record.payload;
+                if next == NONE { Offer::Taken } else { Offer::Last }
+            });
+            match next {
+                NONE => return false,
+                ENDED => return true,
+                _ => {}
+            }
+            let start = payload.as_ptr().addr().wrapping_sub(log.as_ptr().addr());
+            let head = bytes_at(log, start);
+            while let Some(matcher) = self.matchers.get(usize::from(next)) {
+                if matcher.name.head.is_in(head) && (matcher.name.rest.is_empty() || matcher.name.rest_is_in(log, start)) {
+                    matcher.take(payload, values, log);
+                }
+                next = matcher.next;
+            }
         }
     }
 }
 
 impl Matcher {
-    /// What every payload begins with that matches, if there is such a thing.
-    fn beginning(&self) -> Option<Beginning> {
-        self.name.as_ref().and_then(|name| name.beginning)
-    }
-
-    #[inline]
+    /// Takes the value of a record of `log` that begins with the name, if it is long enough.
+    #[inline(never)]
     fn take(&self, payload: &[u8], values: &mut Values, log: &[u8]) {
-        if let Then::Keep(capture, Pick::First, _) = self.then
-            && values.has(capture)
-        {
-            return;
-        }
-        let value = match &self.name {
-            Some(name) => match name.strip(payload) {
-                Some(value) => value,
-                None => return,
-            },
-            None => payload,
-        };
+        let end = payload.len() - usize::from(payload.last() == Some(&0));
+        // Where the payload is shorter than the name, what follows it in the log is no part of it.
+        let Some(value) = payload.get(self.name.length..end) else { return };
         match self.then {
-            Then::Keep(capture, _, Part::Whole) => values.set(capture, trim(value), log),
-            Then::Keep(capture, _, Part::Field(number)) => {
-                if let Some(value) = field(value, number) {
-                    values.set(capture, value, log);
-                }
-            }
+            Then::Keep(capture, Pick::First, _) if values.has(capture) => {}
+            Then::Keep(capture, _, Part::Whole) => take_whole(capture, value, values, log),
+            Then::Keep(capture, _, Part::Field(number)) => take_field(capture, number, value, values, log),
             Then::Handle(handling) if value.is_empty() => values.handling = handling,
-            Then::LeaveOut if value.is_empty() || self.name.is_none() => values.left_out = true,
-            Then::Handle(_) | Then::LeaveOut => {}
+            Then::Handle(_) => {}
+            Then::LeaveOut { whole } => values.left_out |= value.is_empty() || !whole,
         }
     }
 }
 
-/// What a payload begins with, compared eight bytes at a time.
+/// Takes a value without white space around it. Most have one space before them, or none.
+#[inline]
+fn take_whole(capture: CaptureId, value: &[u8], values: &mut Values, log: &[u8]) {
+    let value = &value[usize::from(value.first() == Some(&b' '))..];
+    match value {
+        [b'!'..=u8::MAX, .., b'!'..=u8::MAX] | [b'!'..=u8::MAX] => values.set(capture, value, log),
+        _ => take_trimmed(capture, value, values, log),
+    }
+}
+
+#[cold]
+fn take_trimmed(capture: CaptureId, value: &[u8], values: &mut Values, log: &[u8]) {
+    values.set(capture, value.trim_ascii(), log);
+}
+
+/// Takes a field of a value, if it has that many.
+#[inline(never)]
+fn take_field(capture: CaptureId, number: u8, value: &[u8], values: &mut Values, log: &[u8]) {
+    if let Some(value) = field(value, number) {
+        values.set(capture, value, log);
+    }
+}
+
+/// What a payload begins with, compared sixteen bytes at a time.
 #[derive(Debug, Clone)]
 struct Name {
     /// With the colon that ends it.
-    text: Box<[u8]>,
-    any_case: bool,
+    length: usize,
     /// `None` if it is too short to tell.
     beginning: Option<Beginning>,
-    /// All of the text; the last one overlaps the one before. A text of less than eight bytes has one with a mask.
-    chunks: Box<[Chunk]>,
+    /// The first sixteen bytes.
+    head: Chunk,
+    /// What is behind them.
+    rest: Box<[Chunk]>,
 }
 
+/// Up to sixteen bytes of a name.
 #[derive(Debug, Clone)]
 struct Chunk {
-    offset: usize,
-    /// The text's bytes, letters in lower case where the case does not matter.
-    text: u64,
+    /// Letters in lower case where the case does not matter.
+    text: u128,
     /// The bit that makes a letter lower case, where the text has a letter.
-    fold: u64,
-    /// The bytes that count.
-    mask: u64,
+    fold: u128,
+    /// The bytes that there are.
+    mask: u128,
+}
+
+impl Chunk {
+    fn new(text: &[u8], any_case: bool) -> Self {
+        let mut bytes = [[0; size_of::<u128>()]; 3];
+        for (index, byte) in text.iter().enumerate() {
+            let fold = if any_case && byte.is_ascii_alphabetic() { 0x20 } else { 0 };
+            (bytes[0][index], bytes[1][index], bytes[2][index]) = (byte | fold, fold, 0xff);
+        }
+        let [text, fold, mask] = bytes.map(u128::from_le_bytes);
+        Self { text, fold, mask }
+    }
+
+    #[inline]
+    fn is_in(&self, bytes: u128) -> bool {
+        (bytes | self.fold) & self.mask == self.text
+    }
 }
 
 impl Name {
     fn new(text: &[u8], any_case: bool) -> Self {
-        let chunk = |offset: usize| {
-            let mut bytes = [[0_u8; 8]; 3];
-            for (index, byte) in text[offset..].iter().take(8).enumerate() {
-                let fold = if any_case && byte.is_ascii_alphabetic() { 0x20 } else { 0 };
-                (bytes[0][index], bytes[1][index], bytes[2][index]) = (byte | fold, fold, 0xff);
-            }
-            let [text, fold, mask] = bytes.map(u64::from_ne_bytes);
-            Chunk { offset, text, fold, mask }
-        };
-        let last = text.len().saturating_sub(8);
-        let chunks = (0..last).step_by(8).chain([last]).map(chunk).collect();
-        Self { text: text.into(), any_case, beginning: Beginning::of_text(text), chunks }
+        let mut chunks = text.chunks(size_of::<u128>()).map(|text| Chunk::new(text, any_case));
+        Self {
+            length: text.len(),
+            beginning: Beginning::of_text(text),
+            head: chunks.next().unwrap_or_else(|| Chunk::new(b"", false)),
+            rest: chunks.collect(),
+        }
+    }
+
+    /// The beginning of every payload.
+    fn any() -> Self {
+        Self::new(b"", false)
     }
 
     /// A header's name or a key.
@@ -208,34 +255,27 @@ impl Name {
         Self { beginning: Beginning::of_text(&[text, &[0]].concat()), ..Self::new(text, false) }
     }
 
-    /// What follows the name in a payload that begins with it.
-    #[inline]
-    fn strip<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
-        for chunk in &self.chunks {
-            let Some(bytes) = payload.get(chunk.offset..).and_then(<[u8]>::first_chunk) else {
-                // Less than eight bytes are there.
-                return self.strip_short(payload);
-            };
-            if (u64::from_ne_bytes(*bytes) | chunk.fold) & chunk.mask != chunk.text {
-                return None;
-            }
-        }
-        payload.get(self.text.len()..)
-    }
-
-    fn strip_short<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
-        let (name, rest) = payload.split_at_checked(self.text.len())?;
-        (*name == *self.text || self.any_case && name.eq_ignore_ascii_case(&self.text)).then_some(rest)
+    /// Whether what follows the head is there as well.
+    #[cold]
+    fn rest_is_in(&self, log: &[u8], start: usize) -> bool {
+        (1..).zip(&self.rest).all(|(index, chunk)| chunk.is_in(bytes_at(log, start + index * size_of::<u128>())))
     }
 }
 
-/// Without white space around it. Most values have one space before them, or none.
+/// The sixteen bytes at a place in the log; those beyond its end are NUL.
 #[inline]
-fn trim(value: &[u8]) -> &[u8] {
-    match value.strip_prefix(b" ").unwrap_or(value) {
-        value @ ([b'!'..=u8::MAX, .., b'!'..=u8::MAX] | [b'!'..=u8::MAX]) => value,
-        value => value.trim_ascii(),
+fn bytes_at(log: &[u8], at: usize) -> u128 {
+    match log.get(at..at.wrapping_add(size_of::<u128>())).and_then(<[u8]>::first_chunk) {
+        Some(bytes) => u128::from_le_bytes(*bytes),
+        None => last_bytes(log, at),
     }
+}
+
+#[cold]
+fn last_bytes(log: &[u8], at: usize) -> u128 {
+    let mut bytes = [0; size_of::<u128>()];
+    bytes.iter_mut().zip(log.iter().skip(at)).for_each(|(byte, known)| *byte = *known);
+    u128::from_le_bytes(bytes)
 }
 
 /// Field `number`, from 1.
@@ -276,16 +316,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::log::Side;
+    use crate::log::{Layout, Run, Side};
+
+    /// What is taken of a transaction's records, and their log.
+    fn take(captures: &[Capture], records: &[(Tag, &[u8])]) -> (Values, Vec<u8>) {
+        let mut run = Run::of_records(1, records.iter().map(|(tag, payload)| (*tag, 1, *payload)));
+        let mut values = Values::new();
+        values.begin(1, Side::Client, captures.len());
+        let mut records = run.records(Layout::One);
+        let log = records.log().to_vec();
+        assert!(!Matchers::new(captures).take(&mut records, &mut values), "there is no end");
+        (values, log)
+    }
 
     /// What a capture makes of one record.
     fn apply(select: &Select, payload: &str) -> Option<String> {
         let source = Source { tag: Tag::REQ_HEADER, select: select.clone(), pick: Pick::First };
-        let mut values = Values::new();
-        values.begin(1, Side::Client, 1);
-        let record = Record { tag: Tag::REQ_HEADER, vxid: 1, side: Side::Client, payload: payload.as_bytes() };
-        Matchers::new(&[Capture(vec![source])]).take(&record, &mut values, payload.as_bytes());
-        let value = values.value(CaptureId(0), payload.as_bytes())?;
+        let (values, log) = take(&[Capture(vec![source])], &[(Tag::REQ_HEADER, payload.as_bytes())]);
+        let value = values.value(CaptureId(0), &log)?;
         Some(String::from_utf8(value.to_vec()).unwrap())
     }
 
@@ -306,14 +354,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_found_as_byte_by_byte(name in "[A-Za-z@`0-9-]{0,20}", other in "[A-Za-z@`{:0-9-]{0,20}", rest in "[a-z:]{0,12}") {
-            for payload in [&name, &other, &name.to_uppercase(), &name.to_lowercase()].map(|name| format!("{name}:{rest}")) {
-                let begins = payload.len() > name.len() && payload.as_bytes()[name.len()] == b':';
-                for any_case in [true, false] {
-                    let head = payload.as_bytes().get(..name.len());
-                    let same = head.is_some_and(|head| if any_case { head.eq_ignore_ascii_case(name.as_bytes()) } else { head == name.as_bytes() });
-                    let expected = (begins && same).then(|| &payload.as_bytes()[name.len() + 1..]);
-                    prop_assert_eq!(Name::before_colon(name.as_bytes(), any_case).strip(payload.as_bytes()), expected);
+        fn a_name_is_found_as_byte_by_byte(
+            name in "[A-Za-z@`0-9-]{0,20}",
+            other in "[A-Za-z@`{:0-9-]{0,20}",
+            rest in "[a-z:]{0,12}",
+            before in 0_usize..9,
+            cut in 0_usize..20,
+        ) {
+            for text in [&name, &other, &name.to_uppercase(), &name.to_lowercase()].map(|name| format!("{name}:{rest}")) {
+                let log = format!("{}{text}", "-".repeat(before)).into_bytes();
+                // What follows a payload in the log is not its.
+                for payload in [&log[before..], &log[before..log.len() - cut.min(text.len())]] {
+                    for any_case in [true, false] {
+                        let expected = payload.split_at_checked(name.len() + 1).filter(|(head, _)| {
+                            let known = format!("{name}:");
+                            if any_case { head.eq_ignore_ascii_case(known.as_bytes()) } else { *head == known.as_bytes() }
+                        });
+                        let known = Name::before_colon(name.as_bytes(), any_case);
+                        let begins = known.head.is_in(bytes_at(&log, before)) && known.rest_is_in(&log, before);
+                        let value = payload.get(known.length..).filter(|_| begins);
+                        prop_assert_eq!(value, expected.map(|(_, value)| value));
+                    }
                 }
             }
         }
@@ -324,16 +385,10 @@ mod tests {
         let of = |tags, pick| Capture::of(tags, &Select::Line, pick);
         let url = of([Tag::REQ_URL, Tag::BEREQ_URL], Pick::First);
         let status = of([Tag::RESP_STATUS, Tag::BERESP_STATUS], Pick::Last);
-        let matchers = Matchers::new(&[url, status]);
-        let mut values = Values::new();
-        values.begin(1, Side::Client, 2);
-        assert_eq!(values.value(CaptureId(0), b""), None);
-        let log = b"/a\x00200\x00/b\x00304\x00";
-        for (tag, range) in
-            [(Tag::REQ_URL, 0..3), (Tag::RESP_STATUS, 3..7), (Tag::REQ_URL, 7..10), (Tag::RESP_STATUS, 10..14)]
-        {
-            matchers.take(&Record { tag, vxid: 1, side: Side::Client, payload: &log[range] }, &mut values, log);
-        }
+        let records: [(Tag, &[u8]); 4] =
+            [(Tag::REQ_URL, b"/a"), (Tag::RESP_STATUS, b"200"), (Tag::REQ_URL, b"/b"), (Tag::RESP_STATUS, b"304")];
+        assert_eq!(take(std::slice::from_ref(&url), &[]).0.value(CaptureId(0), b""), None);
+        let (mut values, log) = take(&[url, status], &records);
         for log in [&log[..], b""] {
             assert_eq!(values.value(CaptureId(0), log), Some(&b"/a"[..]));
             assert_eq!(values.value(CaptureId(1), log), Some(&b"304"[..]));
@@ -343,22 +398,40 @@ mod tests {
 
     #[test]
     fn records_tell_how_a_request_was_handled() {
-        let matchers = Matchers::new(&[]);
         for (tag, payload, handling, left_out) in [
-            (Tag::VCL_CALL, &b"HIT\0"[..], Handling::Hit, false),
-            (Tag::VCL_CALL, b"HIT", Handling::Hit, false),
-            (Tag::VCL_CALL, b"HITMISS\0", Handling::Unknown, false),
-            (Tag::VCL_CALL, b"SYNTH\0", Handling::Synth, false),
-            (Tag::VCL_CALL, b"DELIVER\0", Handling::Unknown, false),
-            (Tag::VCL_RETURN, b"pipe\0", Handling::Pipe, false),
-            (Tag::VCL_RETURN, b"restart\0", Handling::Unknown, true),
+            (Tag::VCL_CALL, &b"HIT"[..], Handling::Hit, false),
+            (Tag::VCL_CALL, b"HITMISS", Handling::Unknown, false),
+            (Tag::VCL_CALL, b"SYNTH", Handling::Synth, false),
+            (Tag::VCL_CALL, b"DELIVER", Handling::Unknown, false),
+            (Tag::VCL_RETURN, b"pipe", Handling::Pipe, false),
+            (Tag::VCL_RETURN, b"restart", Handling::Unknown, true),
             (Tag::HTTP_GARBAGE, b"\x16\x03", Handling::Unknown, true),
         ] {
-            let mut values = Values::new();
-            values.begin(1, Side::Client, 0);
-            matchers.take(&Record { tag, vxid: 1, side: Side::Client, payload }, &mut values, payload);
+            let (values, _) = take(&[], &[(tag, payload)]);
             assert_eq!((values.handling, values.left_out), (handling, left_out), "{}", payload.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_transaction_goes_up_to_its_end_or_to_another() {
+        let url = Capture::of([Tag::REQ_URL, Tag::BEREQ_URL], &Select::Line, Pick::Last);
+        let matchers = Matchers::new(&[url]);
+        let records: [(Tag, u32, &[u8]); 5] = [
+            (Tag::REQ_URL, 1, b"/a"),
+            (Tag::REQ_URL, 2, b"/b"),
+            (Tag::REQ_URL, 1, b"/c"),
+            (Tag::END, 1, b""),
+            (Tag::REQ_URL, 1, b"/d"),
+        ];
+        let mut run = Run::of_records(1, records);
+        let mut records = run.records(Layout::One);
+        for (vxid, ended, url) in [(1, false, b"/a"), (2, false, b"/b"), (1, true, b"/c"), (1, false, b"/d")] {
+            let mut values = Values::new();
+            values.begin(vxid, Side::Client, 1);
+            assert_eq!(matchers.take(&mut records, &mut values), ended);
+            assert_eq!(values.value(CaptureId(0), records.log()), Some(&url[..]));
+        }
+        assert!(records.next().is_none());
     }
 
     proptest! {

@@ -15,6 +15,11 @@ struct Span {
 impl Span {
     /// Beyond the end of any log.
     const MISSING: Self = Self { start: u32::MAX, end: u32::MAX };
+
+    #[inline]
+    fn is_missing(self) -> bool {
+        self.start == u32::MAX
+    }
 }
 
 /// Where places in the log begin, and so the most that may be kept of one transaction, in bytes.
@@ -69,7 +74,7 @@ impl Values {
     /// Whether there is a value.
     #[inline]
     pub(super) fn has(&self, capture: CaptureId) -> bool {
-        self.spans[capture.0] != Span::MISSING
+        !self.spans[capture.0].is_missing()
     }
 
     /// Sets a value that is part of `log`.
@@ -86,7 +91,7 @@ impl Values {
             return;
         }
         self.in_log = false;
-        for span in self.spans.iter_mut().filter(|span| **span != Span::MISSING && span.start as usize >= LOG) {
+        for span in self.spans.iter_mut().filter(|span| !span.is_missing() && span.start as usize >= LOG) {
             let start = self.kept.len();
             match lookup(*span, &[], log).filter(|value| start + value.len() < LOG) {
                 Some(value) => {
