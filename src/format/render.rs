@@ -1,5 +1,7 @@
 //! Running a program over a transaction.
 
+use std::net::IpAddr;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -7,7 +9,7 @@ use memchr::memchr;
 
 use super::compile::{Operation, Program, Step, Unit};
 use super::{Escape, Timestamp};
-use crate::anonymize::{AddressHasher, Element, for_each_element, parse};
+use crate::anonymize::{AddressHasher, Element, HASH_DIGITS, for_each_element, parse};
 use crate::log::Side;
 use crate::transaction::{CaptureId, Transaction};
 
@@ -30,7 +32,7 @@ impl Program {
     pub fn render(&mut self, context: &Context<'_>, out: &mut Vec<u8>) -> bool {
         let escape = self.escape;
         let transaction = context.transaction;
-        let mut hashed = false;
+        let mut addresses = context.hasher.as_ref().map(Addresses::new);
         for Step { text, operation } in &self.steps {
             out.extend_from_slice(text);
             match operation {
@@ -52,22 +54,18 @@ impl Program {
                     out.extend_from_slice(number.unwrap_or(missing));
                 }
                 Operation::Address { capture, missing } => {
-                    let address = transaction.value(*capture).and_then(parse);
-                    match (address, &context.hasher) {
-                        (Some(address), Some(hasher)) => {
-                            hasher.append(address, out);
-                            hashed = true;
-                        }
+                    match (transaction.value(*capture).and_then(parse), &mut addresses) {
+                        (Some(address), Some(addresses)) => addresses.append(address, out),
                         // A Unix-domain socket's `0.0.0.0` is an address; what is none is not shown.
                         _ => out.extend_from_slice(missing),
                     }
                 }
-                Operation::AddressList { capture, missing } => match (transaction.value(*capture), &context.hasher) {
-                    (Some(value), Some(hasher)) => hashed |= append_list(value, hasher, escape, out),
+                Operation::AddressList { capture, missing } => match (transaction.value(*capture), &mut addresses) {
+                    (Some(value), Some(addresses)) => append_list(value, addresses, escape, out),
                     _ => out.extend_from_slice(missing),
                 },
-                Operation::AddressWords { capture, missing } => match (transaction.value(*capture), &context.hasher) {
-                    (Some(value), Some(hasher)) => hashed |= append_words(value, hasher, escape, out),
+                Operation::AddressWords { capture, missing } => match (transaction.value(*capture), &mut addresses) {
+                    (Some(value), Some(addresses)) => append_words(value, addresses, escape, out),
                     _ => out.extend_from_slice(missing),
                 },
                 Operation::Path { capture, missing } => match transaction.value(*capture) {
@@ -113,7 +111,7 @@ impl Program {
             }
         }
         out.extend_from_slice(&self.end);
-        hashed
+        addresses.is_some_and(|addresses| addresses.first.is_some())
     }
 }
 
@@ -207,34 +205,49 @@ fn append_duration(start: Timestamp, end: Timestamp, unit: Unit, out: &mut Vec<u
     append_number(difference.unsigned_abs(), out);
 }
 
-fn append_list(value: &[u8], hasher: &AddressHasher<'_>, escape: Escape, out: &mut Vec<u8>) -> bool {
-    let mut hashed = false;
-    for_each_element(value, |element| match element {
-        Element::Address(address) => {
-            hasher.append(address, out);
-            hashed = true;
+/// The addresses of one line. Each is hashed, but the first one only once: `X-Forwarded-For` ends with the client's, because
+/// varnishd puts it there.
+struct Addresses<'a> {
+    hasher: &'a AddressHasher<'a>,
+    /// The first address, and where in the line its hash is.
+    first: Option<(IpAddr, usize)>,
+}
+
+impl<'a> Addresses<'a> {
+    fn new(hasher: &'a AddressHasher<'a>) -> Self {
+        Self { hasher, first: None }
+    }
+
+    #[inline]
+    fn append(&mut self, address: IpAddr, out: &mut Vec<u8>) {
+        match self.first {
+            Some((first, at)) if first == address => out.extend_from_within(at..at + HASH_DIGITS),
+            _ => {
+                self.first.get_or_insert((address, out.len()));
+                self.hasher.append(address, out);
+            }
         }
+    }
+}
+
+fn append_list(value: &[u8], addresses: &mut Addresses<'_>, escape: Escape, out: &mut Vec<u8>) {
+    for_each_element(value, |element| match element {
+        Element::Address(address) => addresses.append(address, out),
         Element::Text(text) => escape.append(text, out),
         Element::Invalid => out.extend_from_slice(b"invalid"),
     });
-    hashed
 }
 
-fn append_words(value: &[u8], hasher: &AddressHasher<'_>, escape: Escape, out: &mut Vec<u8>) -> bool {
-    let mut hashed = false;
+fn append_words(value: &[u8], addresses: &mut Addresses<'_>, escape: Escape, out: &mut Vec<u8>) {
     for (index, word) in value.split(|byte| *byte == b' ').enumerate() {
         if index > 0 {
             out.push(b' ');
         }
         match parse(word) {
-            Some(address) => {
-                hasher.append(address, out);
-                hashed = true;
-            }
+            Some(address) => addresses.append(address, out),
             None => escape.append(word, out),
         }
     }
-    hashed
 }
 
 /// The user of `Basic <base64 of user:password>`; `false`, with nothing appended, if it is not that. The password is

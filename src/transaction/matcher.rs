@@ -120,7 +120,7 @@ impl Matchers {
         let vxid = values.vxid;
         loop {
             // The first loop does nothing but look for a record of interest, in as few instructions as there can be.
-            let (mut next, mut payload) = (NONE, &b""[..]);
+            let (mut next, mut payload) = (NONE, &log[..0]);
             records.offer(|record| {
                 if record.vxid != vxid {
                     return Offer::Left;
@@ -133,23 +133,28 @@ impl Matchers {
             match next {
                 NONE => return false,
                 ENDED => return true,
-                _ => {}
+                _ => self.try_each(next, payload, values, log),
             }
-            let start = payload.as_ptr().addr().wrapping_sub(log.as_ptr().addr());
-            let head = bytes_at(log, start);
-            while let Some(matcher) = self.matchers.get(usize::from(next)) {
-                if matcher.name.head.is_in(head) && (matcher.name.rest.is_empty() || matcher.name.rest_is_in(log, start)) {
-                    matcher.take(payload, values, log);
-                }
-                next = matcher.next;
+        }
+    }
+
+    /// Tries this matcher and those behind it on a record of `log`.
+    #[inline(never)]
+    fn try_each(&self, mut next: u16, payload: &[u8], values: &mut Values, log: &[u8]) {
+        let start = payload.as_ptr().addr().wrapping_sub(log.as_ptr().addr());
+        let head = bytes_at(log, start);
+        while let Some(matcher) = self.matchers.get(usize::from(next)) {
+            if matcher.name.head.is_in(head) && (matcher.name.rest.is_empty() || matcher.name.rest_is_in(log, start)) {
+                matcher.take(payload, values, log);
             }
+            next = matcher.next;
         }
     }
 }
 
 impl Matcher {
     /// Takes the value of a record of `log` that begins with the name, if it is long enough.
-    #[inline(never)]
+    #[inline(always)]
     fn take(&self, payload: &[u8], values: &mut Values, log: &[u8]) {
         let end = payload.len() - usize::from(payload.last() == Some(&0));
         // Where the payload is shorter than the name, what follows it in the log is no part of it.
