@@ -2,6 +2,7 @@
 
 use jiff::tz::TimeZone;
 
+use super::append::Text;
 use super::parse::{self, Item, Kind, Specifier};
 use super::time::Clock;
 use super::{Escape, FormatError, append_hex_quoted, append_json};
@@ -20,7 +21,7 @@ pub struct Settings<'a> {
 /// One step of a program: text as it stands, and what follows it.
 #[derive(Debug)]
 pub(super) struct Step {
-    pub(super) text: Box<[u8]>,
+    pub(super) text: Text,
     pub(super) operation: Operation,
 }
 
@@ -115,7 +116,7 @@ pub(super) enum Unit {
 pub struct Program {
     pub(super) steps: Vec<Step>,
     /// The text behind the last step.
-    pub(super) end: Box<[u8]>,
+    pub(super) end: Text,
     pub(super) clocks: Vec<Clock>,
     pub(super) escape: Escape,
 }
@@ -172,12 +173,12 @@ struct Compiler<'a> {
 
 impl<'a> Compiler<'a> {
     fn new(settings: Settings<'a>, table: &'a mut CaptureTable, escape: Escape) -> Self {
-        let program = Program { steps: Vec::new(), end: Box::default(), clocks: Vec::new(), escape };
+        let program = Program { steps: Vec::new(), end: Text::default(), clocks: Vec::new(), escape };
         Self { settings, table, program, text: Vec::new() }
     }
 
     fn finish(self) -> Program {
-        Program { end: self.text.into(), ..self.program }
+        Program { end: Text::new(&self.text), ..self.program }
     }
 
     fn literal(&mut self, text: &[u8]) {
@@ -185,7 +186,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn add(&mut self, operation: Operation) {
-        let text = std::mem::take(&mut self.text).into();
+        let text = Text::new(&std::mem::take(&mut self.text));
         self.program.steps.push(Step { text, operation });
     }
 

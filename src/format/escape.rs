@@ -1,5 +1,7 @@
 //! Escaping: what makes a value safe inside a line.
 
+use super::append::{WIDTH, append_until};
+
 /// How values are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Escape {
@@ -43,8 +45,7 @@ pub fn append_hex_quoted(mut value: &[u8], out: &mut Vec<u8>) {
 /// Appends a value as the inside of a JSON string.
 pub fn append_json(mut value: &[u8], out: &mut Vec<u8>) {
     loop {
-        let (run, rest) = value.split_at(plain_run(value));
-        out.extend_from_slice(run);
+        let rest = &value[append_until(value, plain_in_json, out)..];
         let Some((&byte, after)) = rest.split_first() else { return };
         value = after;
         match byte {
@@ -61,34 +62,29 @@ pub fn append_json(mut value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Bytes at the start that need no attention in JSON: ASCII, no control character, no `"`, no `\`.
+/// Bytes before the first that needs attention in JSON: a control character, `"`, `\`, or one beyond ASCII.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
 #[inline]
-fn plain_run(value: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    let special = |word: &[u8; 8]| {
-        let word = u64::from_le_bytes(*word);
-        // A byte's high bit is set where it is below 0x20, equal to `"` or `\`, or has it set itself. A borrow can set it
-        // in a byte above a match as well, but never below, and the lowest one is all that counts. Flipping bit 1 brings `"`
-        // to 0x20, next to the control characters.
-        let control_or_quote = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
-        let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-        (((control_or_quote | backslash) & !word) | word) & HIGH
+fn plain_in_json(block: &[u8; WIDTH]) -> usize {
+    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8};
+    let number = u128::from_le_bytes(*block);
+    // SAFETY: every x86-64 processor has SSE2, and none of these touches memory.
+    let special = unsafe {
+        let bytes = _mm_set_epi64x((number >> 64) as i64, number as i64);
+        // As signed numbers, those beyond ASCII are below the control characters.
+        let control = _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20));
+        let quote = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"'.cast_signed()));
+        let backslash = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\'.cast_signed()));
+        _mm_movemask_epi8(_mm_or_si128(control, _mm_or_si128(quote, backslash)))
     };
-    let Some(last) = value.last_chunk() else {
-        let is_special = |byte: &u8| *byte < 0x20 || *byte >= 0x80 || matches!(byte, b'"' | b'\\');
-        return value.iter().position(is_special).unwrap_or(value.len());
-    };
-    let mut offset = 0;
-    for word in value.as_chunks().0 {
-        let special = special(word);
-        if special != 0 {
-            return offset + special.trailing_zeros() as usize / 8;
-        }
-        offset += 8;
-    }
-    // The last word overlaps the one before, in which nothing was found. With nothing in it, this is the length.
-    value.len() - 8 + special(last).trailing_zeros() as usize / 8
+    (special | 1 << WIDTH).trailing_zeros() as usize
+}
+
+/// The same for other processors.
+#[cfg(not(target_arch = "x86_64"))]
+fn plain_in_json(block: &[u8; WIDTH]) -> usize {
+    block.iter().position(|byte| matches!(byte, ..0x20 | b'"' | b'\\' | 0x80..)).unwrap_or(WIDTH)
 }
 
 /// Appends the characters beyond ASCII that the value starts with, and gives back what follows them.

@@ -8,6 +8,7 @@
 //! which makes JSON objects. Everything that can be wrong with a format is found when it is compiled; rendering cannot
 //! fail and does not allocate.
 
+mod append;
 mod compile;
 mod escape;
 #[cfg(any(test, fuzzing))]

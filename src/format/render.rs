@@ -34,7 +34,7 @@ impl Program {
         let transaction = context.transaction;
         let mut addresses = context.hasher.as_ref().map(Addresses::new);
         for Step { text, operation } in &self.steps {
-            out.extend_from_slice(text);
+            text.append(out);
             match operation {
                 Operation::Sequence => append_number(context.sequence, out),
                 Operation::Vxid => append_number(transaction.vxid, out),
@@ -110,7 +110,7 @@ impl Program {
                 },
             }
         }
-        out.extend_from_slice(&self.end);
+        self.end.append(out);
         addresses.is_some_and(|addresses| addresses.first.is_some())
     }
 }

@@ -1,0 +1,107 @@
+//! Appending to a line. Most of its pieces have a few bytes, for which a call of memcpy costs more than the copying.
+
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+
+/// Bytes that are copied at a time.
+const BLOCK: usize = 32;
+
+/// Text that goes into every line.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    /// The text, with anything behind it.
+    blocks: Box<[[u8; BLOCK]]>,
+    length: usize,
+}
+
+impl Text {
+    pub(super) fn new(text: &[u8]) -> Self {
+        let block = |text: &[u8]| {
+            let mut block = [0; BLOCK];
+            block[..text.len()].copy_from_slice(text);
+            block
+        };
+        Self { blocks: text.chunks(BLOCK).map(block).collect(), length: text.len() }
+    }
+
+    #[inline]
+    pub(super) fn append(&self, out: &mut Vec<u8>) {
+        out.reserve(self.blocks.as_flattened().len());
+        let (places, _) = out.spare_capacity_mut().as_chunks_mut::<BLOCK>();
+        for (block, place) in self.blocks.iter().zip(places) {
+            place.write_copy_of_slice(block);
+        }
+        // SAFETY: there was room for all blocks, so that all were copied, and they have at least `length` bytes.
+        unsafe { out.set_len(out.len() + self.length) };
+    }
+}
+
+/// Bytes that are looked at at a time.
+pub(super) const WIDTH: usize = 16;
+
+/// Appends the bytes of a value up to the first special one, and tells how many they are. `plain` tells how many bytes there
+/// are before the first special one; a space is not special.
+#[inline]
+pub(super) fn append_until(value: &[u8], plain: impl Fn(&[u8; WIDTH]) -> usize, out: &mut Vec<u8>) -> usize {
+    out.reserve(value.len());
+    let spare = &mut out.spare_capacity_mut()[..value.len()];
+    let count = match (value.last_chunk::<WIDTH>(), spare.last_chunk_mut::<WIDTH>()) {
+        (Some(last), Some(place)) => {
+            // The last bytes overlap those before, among which there is nothing special.
+            place.write_copy_of_slice(last);
+            let blocks = value.as_chunks::<WIDTH>().0.iter().zip(spare.as_chunks_mut::<WIDTH>().0).enumerate();
+            let in_block = |(index, (block, place)): (usize, (&[u8; WIDTH], &mut [MaybeUninit<u8>; WIDTH]))| {
+                place.write_copy_of_slice(block);
+                let count = plain(block);
+                (count < WIDTH).then_some(index * WIDTH + count)
+            };
+            { blocks }.find_map(in_block).unwrap_or_else(|| value.len() - WIDTH + plain(last))
+        }
+        _ => {
+            let mut block = [b' '; WIDTH];
+            for ((byte, known), place) in block.iter_mut().zip(value).zip(spare) {
+                *byte = *known;
+                place.write(*known);
+            }
+            plain(&block).min(value.len())
+        }
+    };
+    // SAFETY: at least `count` bytes were written from the start of the spare capacity on: block by block, up to the one with
+    // something special or to the end, or byte by byte.
+    unsafe { out.set_len(out.len() + count) };
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn before_controls(block: &[u8; WIDTH]) -> usize {
+        block.iter().position(|byte| *byte < b' ').unwrap_or(WIDTH)
+    }
+
+    proptest! {
+        #[test]
+        fn all_of_a_text_is_appended(text: Vec<u8>, before: Vec<u8>) {
+            let mut out = before.clone();
+            Text::new(&text).append(&mut out);
+            prop_assert_eq!(out, [before, text].concat());
+        }
+
+        #[test]
+        fn a_value_is_appended_up_to_the_first_special_byte(value in "[ -~\u{0}-\u{ff}]{0,40}", at in 0_usize..60, before: Vec<u8>) {
+            let mut value = value.into_bytes();
+            value.iter_mut().filter(|byte| **byte < b' ').for_each(|byte| *byte = b'x');
+            if let Some(byte) = value.get_mut(at) {
+                *byte = b'\n';
+            }
+            let mut out = before.clone();
+            let count = append_until(&value, before_controls, &mut out);
+            prop_assert_eq!(count, at.min(value.len()));
+            prop_assert_eq!(out, [&before, &value[..count]].concat());
+        }
+    }
+}
