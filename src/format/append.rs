@@ -4,36 +4,33 @@
 
 use std::mem::MaybeUninit;
 
-/// Bytes that are copied at a time.
-const BLOCK: usize = 32;
-
 /// Text that goes into every line.
 #[derive(Debug, Default)]
 pub(super) struct Text {
-    /// The text, with anything behind it.
-    blocks: Box<[[u8; BLOCK]]>,
+    /// Its first bytes, with anything behind them, to be copied as a whole.
+    head: [u8; 32],
+    /// How many of these are text.
     length: usize,
+    rest: Box<[u8]>,
 }
 
 impl Text {
     pub(super) fn new(text: &[u8]) -> Self {
-        let block = |text: &[u8]| {
-            let mut block = [0; BLOCK];
-            block[..text.len()].copy_from_slice(text);
-            block
-        };
-        Self { blocks: text.chunks(BLOCK).map(block).collect(), length: text.len() }
+        let mut head = [0; 32];
+        let length = text.len().min(head.len());
+        head[..length].copy_from_slice(&text[..length]);
+        Self { head, length, rest: text[length..].into() }
     }
 
     #[inline]
     pub(super) fn append(&self, out: &mut Vec<u8>) {
-        out.reserve(self.blocks.as_flattened().len());
-        let (places, _) = out.spare_capacity_mut().as_chunks_mut::<BLOCK>();
-        for (block, place) in self.blocks.iter().zip(places) {
-            place.write_copy_of_slice(block);
-        }
-        // SAFETY: there was room for all blocks, so that all were copied, and they have at least `length` bytes.
+        out.reserve(self.head.len());
+        out.spare_capacity_mut()[..self.head.len()].write_copy_of_slice(&self.head);
+        // SAFETY: the whole head was written, and `length` is not more than that.
         unsafe { out.set_len(out.len() + self.length) };
+        if !self.rest.is_empty() {
+            out.extend_from_slice(&self.rest);
+        }
     }
 }
 

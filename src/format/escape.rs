@@ -43,22 +43,38 @@ pub fn append_hex_quoted(mut value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a value as the inside of a JSON string.
-pub fn append_json(mut value: &[u8], out: &mut Vec<u8>) {
-    loop {
-        let rest = &value[append_until(value, plain_in_json, out)..];
-        let Some((&byte, after)) = rest.split_first() else { return };
-        value = after;
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0x00..=0x1f => {
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+pub fn append_json(value: &[u8], out: &mut Vec<u8>) {
+    let count = append_until(value, plain_in_json, out);
+    if count < value.len() {
+        escape_json(&value[count..], out);
+    }
+}
+
+/// Appends a value that begins with something that needs attention.
+#[cold]
+fn escape_json(mut value: &[u8], out: &mut Vec<u8>) {
+    while let [byte, after @ ..] = value {
+        value = match byte {
+            0x80.. => append_characters(value, out),
+            _ => {
+                append_escaped(*byte, out);
+                after
             }
-            _ => value = append_characters(rest, out),
+        };
+        value = &value[append_until(value, plain_in_json, out)..];
+    }
+}
+
+fn append_escaped(byte: u8, out: &mut Vec<u8>) {
+    match byte {
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        0x00..=0x1f => {
+            out.extend_from_slice(b"\\u00");
+            out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
+        _ => out.extend_from_slice(&[b'\\', byte]),
     }
 }
 
