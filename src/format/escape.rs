@@ -83,7 +83,9 @@ fn append_escaped(byte: u8, out: &mut Vec<u8>) {
 #[allow(unsafe_code)]
 #[inline]
 fn plain_in_json(block: &[u8; WIDTH]) -> usize {
-    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8};
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
+    };
     let number = u128::from_le_bytes(*block);
     // SAFETY: every x86-64 processor has SSE2, and none of these touches memory.
     let special = unsafe {

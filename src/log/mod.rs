@@ -1,8 +1,8 @@
 //! varnishd's log: records, and the sources that they are read from.
 //!
-//! A [`LogSource`] hands out runs of whole records in the order of the log. It copies what it hands out into memory of
-//! its own before it believes any of it, skips what nobody wants at the record header, and reports whatever
-//! broke the sequence as an [`Event`].
+//! A [`LogSource`] hands out runs of records in the order of the log. It copies what it hands out into memory of its own
+//! before it believes any of it, leaves out what nobody wants where that saves copying, and reports whatever broke the
+//! sequence as an [`Event`].
 
 mod api;
 mod area;

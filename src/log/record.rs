@@ -122,7 +122,8 @@ impl<'a> Records<'a> {
 
     #[inline]
     fn offer_with<const HEADER: usize>(&mut self, mut take: impl FnMut(&Record<'a>) -> Offer) {
-        let mut left = Left { words: self.words.get(*self.taken..).unwrap_or_default(), of: self.words.len(), taken: self.taken };
+        let mut left =
+            Left { words: self.words.get(*self.taken..).unwrap_or_default(), of: self.words.len(), taken: self.taken };
         while let Found::Record(record, rest) = find_with::<HEADER>(left.words) {
             let before = std::mem::replace(&mut left.words, rest);
             match take(&record) {
@@ -217,4 +218,61 @@ fn payload_bytes(first: u32) -> usize {
 #[inline]
 pub(super) fn payload_words(first: u32) -> usize {
     payload_bytes(first).div_ceil(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn vxids(records: Records<'_>) -> Vec<u64> {
+        records.map(|record| record.vxid).collect()
+    }
+
+    #[test]
+    fn records_are_taken_until_one_is_left_or_the_last() {
+        let mut run = Run::of_records(1, (1..=5).map(|vxid| (Tag::REQ_URL, vxid, &b"/"[..])));
+        let mut records = run.records(Layout::One);
+        let mut offered = Vec::new();
+        for stop in [Offer::Left, Offer::Last, Offer::Taken] {
+            records.offer(|record| {
+                offered.push(record.vxid);
+                if record.vxid % 2 == 0 { stop } else { Offer::Taken }
+            });
+        }
+        assert_eq!(offered, [1, 2, 2, 3, 4, 5]);
+        assert!(records.peek().is_none() && records.next().is_none());
+    }
+
+    #[test]
+    fn a_panic_costs_one_record() {
+        let mut run = Run::of_records(1, (1..=3).map(|vxid| (Tag::REQ_URL, vxid, &b"/"[..])));
+        let mut records = run.records(Layout::One);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            records.offer(|record| if record.vxid == 2 { panic!("on purpose") } else { Offer::Taken });
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(vxids(records), [3]);
+    }
+
+    #[test]
+    fn batch_headers_are_passed_over_and_damage_ends_the_run() {
+        let batch = u32::from(Tag::BATCH.number()) << 24;
+        let record = |vxid| Run::of_records(1, [(Tag::REQ_URL, vxid, &b"/"[..])]).words;
+        let mut words = vec![batch, 7, batch, 0];
+        words.extend([record(1), record(2), vec![batch, 9], record(3)].concat());
+        assert_eq!(vxids(Run::of(words.clone()).records(Layout::One)), [1, 2, 3]);
+        let whole = words.len();
+        for cut in 1..=3 {
+            let cut = &words[..whole - cut];
+            assert_eq!(vxids(Run::of(cut.to_vec()).records(Layout::One)), [1, 2]);
+            assert!(
+                matches!(find(&cut[12..], Layout::One), Found::Part(rest) if rest.len() == 3 - (whole - cut.len()))
+            );
+        }
+        words.extend([batch, 9, 0, 0, 0]);
+        assert_eq!(vxids(Run::of(words.clone()).records(Layout::One)), [1, 2, 3]);
+        assert!(matches!(find(&words[whole..], Layout::One), Found::Damage([0, 0, 0])));
+    }
 }

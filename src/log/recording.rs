@@ -136,7 +136,8 @@ impl LogSource for Recording {
                 }
                 Found::Part(rest) => self.taken = end - rest.len(),
                 Found::Damage(rest) => {
-                    let reason = format!("expected a record, found {:#010x}", rest.first().copied().unwrap_or_default());
+                    let reason =
+                        format!("expected a record, found {:#010x}", rest.first().copied().unwrap_or_default());
                     self.taken = end - rest.len();
                     return Err(self.damaged(reason));
                 }

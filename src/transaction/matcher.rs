@@ -10,7 +10,7 @@ use super::values::Values;
 #[derive(Debug)]
 pub(super) struct Matchers {
     /// The first matcher for each tag and beginning of a payload, or [`NONE`].
-    first: Box<[[u16; Beginning::COUNT]; 256]>,
+    first: Box<[[u32; Beginning::COUNT]; 256]>,
     matchers: Vec<Matcher>,
 }
 
@@ -20,14 +20,14 @@ struct Matcher {
     name: Name,
     then: Then,
     /// The next one for the same records, or [`NONE`].
-    next: u16,
+    next: u32,
 }
 
 /// No matcher.
-const NONE: u16 = u16::MAX;
+const NONE: u32 = u32::MAX;
 
 /// In place of a matcher: the transaction ends.
-const ENDED: u16 = u16::MAX - 1;
+const ENDED: u32 = u32::MAX - 1;
 
 /// What a record does that matches.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ impl Matchers {
                 let begins = |(name, _): &&(Name, Then)| name.beginning.is_none_or(|known| known.index() == index);
                 *first = of_tag.iter().filter(begins).rev().fold(NONE, |next, (name, then)| {
                     matchers.push(Matcher { name: name.clone(), then: *then, next });
-                    (matchers.len() - 1) as u16
+                    (matchers.len() - 1) as u32
                 });
             }
         }
@@ -103,7 +103,7 @@ impl Matchers {
         for (tag, first) in (0..=u8::MAX).map(Tag::from_number).zip(self.first.iter()) {
             for first in first {
                 let mut next = *first;
-                while let Some(matcher) = self.matchers.get(usize::from(next)) {
+                while let Some(matcher) = self.matchers.get(next as usize) {
                     match matcher.name.beginning {
                         Some(beginning) => wanted.add_beginning(tag, beginning),
                         None => wanted.add(tag),
@@ -140,10 +140,10 @@ impl Matchers {
 
     /// Tries this matcher and those behind it on a record of `log`.
     #[inline(never)]
-    fn try_each(&self, mut next: u16, payload: &[u8], values: &mut Values, log: &[u8]) {
+    fn try_each(&self, mut next: u32, payload: &[u8], values: &mut Values, log: &[u8]) {
         let start = payload.as_ptr().addr().wrapping_sub(log.as_ptr().addr());
         let head = bytes_at(log, start);
-        while let Some(matcher) = self.matchers.get(usize::from(next)) {
+        while let Some(matcher) = self.matchers.get(next as usize) {
             if matcher.name.head.is_in(head) && (matcher.name.rest.is_empty() || matcher.name.rest_is_in(log, start)) {
                 matcher.take(payload, values, log);
             }
