@@ -66,6 +66,7 @@ bench: release ## Run the benchmarks: the parts, beside varnishncsa, and in a va
 	$(CARGO) bench -p kafkalog-benches
 	@target/release/side-by-side
 	@target/release/live
+	@test "$$(nproc)" -lt 2 || target/release/live --spare-core
 
 deny: ## Check licences, bans and sources (needs cargo-deny)
 	$(CARGO) deny check

@@ -11,6 +11,7 @@
 pub mod agreement;
 pub mod callgrind;
 pub mod chart;
+pub mod cores;
 pub mod cpu;
 pub mod live;
 pub mod load;

@@ -11,6 +11,7 @@ use kafkalog_tests::programs::Programs;
 use kafkalog_tests::varnishd::Varnishd;
 use kafkalog_tests::{broker, wait};
 
+use crate::cores::Cores;
 use crate::load::Load;
 use crate::threads::{self, Times};
 use crate::traffic;
@@ -42,6 +43,8 @@ pub struct Live<'a> {
     pub connections: u64,
     /// Requests in flight on each.
     pub in_flight: u64,
+    /// Keeps the module and Kafka away from the cores of varnishd and the load.
+    pub cores: Option<Cores>,
     /// Set from elsewhere, it ends everything early.
     pub stop: &'a AtomicBool,
 }
@@ -72,6 +75,9 @@ impl Live<'_> {
     ///
     /// When a program fails, or a line is lost.
     pub fn round(&self, with_module: bool, work: &Path) -> anyhow::Result<Round> {
+        if let Some(cores) = self.cores {
+            cores.serve()?;
+        }
         let backend = Backend::start()?;
         let mut kafka = None;
         let (mut import, mut start) = ("", String::new());
@@ -107,6 +113,10 @@ impl Live<'_> {
         load.run(warm_up, request).context("warming up")?;
         if with_module {
             self.settle(&mut varnishd, warm_up)?;
+        }
+        if let Some(cores) = self.cores {
+            cores.spare(child, false)?;
+            kafka.as_ref().map_or(Ok(()), |kafka| cores.spare(kafka.id(), true))?;
         }
         let of_kafka = || -> anyhow::Result<u64> {
             let times = kafka.as_ref().map(|kafka| threads::times(kafka.id())).transpose()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
@@ -15,18 +15,25 @@ pub type Times = BTreeMap<String, u64>;
 ///
 /// When the process has ended, or the kernel keeps no such times (`CONFIG_SCHED_INFO`).
 pub fn times(process: u32) -> anyhow::Result<Times> {
-    let tasks = format!("/proc/{process}/task");
     let mut times = Times::new();
-    for entry in fs::read_dir(&tasks).with_context(|| format!("listing {tasks}"))? {
-        let task = entry.with_context(|| format!("listing {tasks}"))?.path();
-        if let Some((name, time)) = read(&task) {
-            *times.entry(name).or_default() += time;
-        }
+    for (name, time) in tasks(process)?.iter().filter_map(|task| read(task)) {
+        *times.entry(name).or_default() += time;
     }
     if times.is_empty() {
-        bail!("the kernel does not tell the CPU time of threads in {tasks}/*/schedstat");
+        bail!("the kernel does not tell the CPU time of threads in /proc/{process}/task/*/schedstat");
     }
     Ok(times)
+}
+
+/// The threads of a process, as directories in `/proc`.
+///
+/// # Errors
+///
+/// When the process has ended.
+pub fn tasks(process: u32) -> anyhow::Result<Vec<PathBuf>> {
+    let tasks = format!("/proc/{process}/task");
+    let entries = fs::read_dir(&tasks).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    entries.with_context(|| format!("listing {tasks}"))
 }
 
 /// A thread that ends while it is looked at is left out.

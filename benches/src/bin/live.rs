@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use kafkalog_benches::cores::Cores;
 use kafkalog_benches::live::{Live, Round};
 use kafkalog_benches::statistics::{median, range};
 use kafkalog_benches::{machine, results_directory, threads};
@@ -32,6 +33,9 @@ struct Arguments {
     /// Requests in flight on each connection
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=64))]
     in_flight: u64,
+    /// Leave one core to the module and to Kafka, and the others to varnishd and the load
+    #[arg(long)]
+    spare_core: bool,
     /// Write the results into this directory [default: bench beside the program's directory]
     #[arg(long, value_name = "DIRECTORY")]
     output: Option<PathBuf>,
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let stop = stop_flag()?;
+    // Before the first round gives this process fewer cores.
+    let (cores, machine) = (machine::cores(), machine::describe());
     let programs = Programs::find()?;
     let output = results_directory(arguments.output.as_deref())?;
     let live = Live {
@@ -50,6 +56,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         requests: arguments.requests,
         connections: arguments.connections,
         in_flight: arguments.in_flight,
+        cores: arguments.spare_core.then(Cores::split).transpose()?,
         stop: &stop,
     };
     let (mut without, mut with) = (Vec::new(), Vec::new());
@@ -62,13 +69,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             rounds.push(live.round(with_module, work.path())?);
         }
     }
-    let page = page(arguments, &without, &with);
-    let markdown = output.join("live.md");
+    let mut page = page(arguments, cores, &without, &with);
+    let _ = writeln!(page, "\n{machine}.");
+    let markdown = output.join(if arguments.spare_core { "live-spare-core.md" } else { "live.md" });
     fs::write(&markdown, &page).with_context(|| format!("writing {}", markdown.display()))?;
     writeln!(io::stdout(), "\n{page}\n{}", markdown.display()).context("writing to standard output")
 }
 
-fn page(arguments: &Arguments, without: &[Round], with: &[Round]) -> String {
+fn page(arguments: &Arguments, cores: usize, without: &[Round], with: &[Round]) -> String {
     let requests = arguments.requests as f64;
     let rates = |rounds: &[Round]| rounds.iter().map(|round| requests / round.load.as_secs_f64()).collect::<Vec<_>>();
     let micros = |rounds: &[Round], time: &dyn Fn(&Round) -> u64| {
@@ -107,16 +115,21 @@ fn page(arguments: &Arguments, without: &[Round], with: &[Round]) -> String {
         100.0 * low,
         100.0 * high,
     );
+    let sharing = if arguments.spare_core {
+        format!("The module's threads and a mock Kafka have one of {cores} cores, varnishd and the load the others.")
+    } else {
+        format!(
+            "All of varnishd, the load and, with the module, a mock Kafka share {cores} cores, so that the requests a \
+             second are those that the module and Kafka leave."
+        )
+    };
     let _ = writeln!(
         text,
         "{} requests a round, all of them hits, over {} connections with {} in flight on each; CPU time until Kafka has \
-         acknowledged every line. All of varnishd, the load and, with the module, a mock Kafka share {} cores, so that \
-         the requests a second are those that the module and Kafka leave.\n\n{}.",
+         acknowledged every line. {sharing}",
         grouped(arguments.requests),
         arguments.connections,
         arguments.in_flight,
-        machine::cores(),
-        machine::describe(),
     );
     text
 }
