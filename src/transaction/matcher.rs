@@ -4,6 +4,8 @@ use crate::log::{Beginning, Filter, Offer, Records, Tag};
 
 use super::Handling;
 use super::capture::{Capture, CaptureId, Pick, Select, Source};
+use super::field::field;
+use super::name::{Name, bytes_at};
 use super::values::Values;
 
 /// All that is looked for in records.
@@ -144,7 +146,7 @@ impl Matchers {
         let start = payload.as_ptr().addr().wrapping_sub(log.as_ptr().addr());
         let head = bytes_at(log, start);
         while let Some(matcher) = self.matchers.get(next as usize) {
-            if matcher.name.head.is_in(head) && (matcher.name.rest.is_empty() || matcher.name.rest_is_in(log, start)) {
+            if matcher.name.is_in(log, start, head) {
                 matcher.take(payload, values, log);
             }
             next = matcher.next;
@@ -193,133 +195,8 @@ fn take_field(capture: CaptureId, number: u8, value: &[u8], values: &mut Values,
     }
 }
 
-/// What a payload begins with, compared sixteen bytes at a time.
-#[derive(Debug, Clone)]
-struct Name {
-    /// With the colon that ends it.
-    length: usize,
-    /// `None` if it is too short to tell.
-    beginning: Option<Beginning>,
-    /// The first sixteen bytes.
-    head: Chunk,
-    /// What is behind them.
-    rest: Box<[Chunk]>,
-}
-
-/// Up to sixteen bytes of a name.
-#[derive(Debug, Clone)]
-struct Chunk {
-    /// Letters in lower case where the case does not matter.
-    text: u128,
-    /// The bit that makes a letter lower case, where the text has a letter.
-    fold: u128,
-    /// The bytes that there are.
-    mask: u128,
-}
-
-impl Chunk {
-    fn new(text: &[u8], any_case: bool) -> Self {
-        let mut bytes = [[0; size_of::<u128>()]; 3];
-        for (index, byte) in text.iter().enumerate() {
-            let fold = if any_case && byte.is_ascii_alphabetic() { 0x20 } else { 0 };
-            (bytes[0][index], bytes[1][index], bytes[2][index]) = (byte | fold, fold, 0xff);
-        }
-        let [text, fold, mask] = bytes.map(u128::from_le_bytes);
-        Self { text, fold, mask }
-    }
-
-    #[inline]
-    fn is_in(&self, bytes: u128) -> bool {
-        (bytes | self.fold) & self.mask == self.text
-    }
-}
-
-impl Name {
-    fn new(text: &[u8], any_case: bool) -> Self {
-        let mut chunks = text.chunks(size_of::<u128>()).map(|text| Chunk::new(text, any_case));
-        Self {
-            length: text.len(),
-            beginning: Beginning::of_text(text),
-            head: chunks.next().unwrap_or_else(|| Chunk::new(b"", false)),
-            rest: chunks.collect(),
-        }
-    }
-
-    /// The beginning of every payload.
-    fn any() -> Self {
-        Self::new(b"", false)
-    }
-
-    /// A header's name or a key.
-    fn before_colon(name: &[u8], any_case: bool) -> Self {
-        Self::new(&[name, b":"].concat(), any_case)
-    }
-
-    /// A name that is all of a payload but the NUL at its end.
-    fn of_whole(text: &[u8]) -> Self {
-        Self { beginning: Beginning::of_text(&[text, &[0]].concat()), ..Self::new(text, false) }
-    }
-
-    /// Whether what follows the head is there as well.
-    #[cold]
-    fn rest_is_in(&self, log: &[u8], start: usize) -> bool {
-        (1..).zip(&self.rest).all(|(index, chunk)| chunk.is_in(bytes_at(log, start + index * size_of::<u128>())))
-    }
-}
-
-/// The sixteen bytes at a place in the log; those beyond its end are NUL.
-#[inline]
-fn bytes_at(log: &[u8], at: usize) -> u128 {
-    match log.get(at..at.wrapping_add(size_of::<u128>())).and_then(<[u8]>::first_chunk) {
-        Some(bytes) => u128::from_le_bytes(*bytes),
-        None => last_bytes(log, at),
-    }
-}
-
-#[cold]
-fn last_bytes(log: &[u8], at: usize) -> u128 {
-    let mut bytes = [0; size_of::<u128>()];
-    bytes.iter_mut().zip(log.iter().skip(at)).for_each(|(byte, known)| *byte = *known);
-    u128::from_le_bytes(bytes)
-}
-
-/// Field `number`, from 1.
-#[inline]
-fn field(payload: &[u8], number: u8) -> Option<&[u8]> {
-    let mut rest = payload.trim_ascii_start();
-    for _ in 1..number {
-        rest = rest[end_of_field(rest)..].trim_ascii_start();
-    }
-    (number > 0 && !rest.is_empty()).then(|| &rest[..end_of_field(rest)])
-}
-
-/// Where the white space begins that ends a field, found eight bytes at a time.
-#[inline]
-fn end_of_field(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    let mut at = 0;
-    while let Some(word) = text[at..].first_chunk() {
-        let word = u64::from_le_bytes(*word);
-        // A byte's high bit is set where it is at most a space; a borrow can set those of bytes above the first such one.
-        let low = word.wrapping_sub(ONES * 0x21) & !word & HIGH;
-        if low == 0 {
-            at += 8;
-            continue;
-        }
-        at += low.trailing_zeros() as usize / 8;
-        if text[at].is_ascii_whitespace() {
-            return at;
-        }
-        at += 1;
-    }
-    text[at..].iter().position(u8::is_ascii_whitespace).map_or(text.len(), |index| at + index)
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::log::{Layout, Run, Side};
 
@@ -355,34 +232,6 @@ mod tests {
         assert_eq!(apply(&Select::HeaderField(b"Start"[..].into(), 1), "Start: 1.5 0.0 0.0").as_deref(), Some("1.5"));
         assert_eq!(apply(&Select::Key(b"k"[..].into()), "k: v").as_deref(), Some("v"));
         assert_eq!(apply(&Select::Key(b"k"[..].into()), "K: v").as_deref(), None);
-    }
-
-    proptest! {
-        #[test]
-        fn a_name_is_found_as_byte_by_byte(
-            name in "[A-Za-z@`0-9-]{0,20}",
-            other in "[A-Za-z@`{:0-9-]{0,20}",
-            rest in "[a-z:]{0,12}",
-            before in 0_usize..9,
-            cut in 0_usize..20,
-        ) {
-            for text in [&name, &other, &name.to_uppercase(), &name.to_lowercase()].map(|name| format!("{name}:{rest}")) {
-                let log = format!("{}{text}", "-".repeat(before)).into_bytes();
-                // What follows a payload in the log is not its.
-                for payload in [&log[before..], &log[before..log.len() - cut.min(text.len())]] {
-                    for any_case in [true, false] {
-                        let expected = payload.split_at_checked(name.len() + 1).filter(|(head, _)| {
-                            let known = format!("{name}:");
-                            if any_case { head.eq_ignore_ascii_case(known.as_bytes()) } else { *head == known.as_bytes() }
-                        });
-                        let known = Name::before_colon(name.as_bytes(), any_case);
-                        let begins = known.head.is_in(bytes_at(&log, before)) && known.rest_is_in(&log, before);
-                        let value = payload.get(known.length..).filter(|_| begins);
-                        prop_assert_eq!(value, expected.map(|(_, value)| value));
-                    }
-                }
-            }
-        }
     }
 
     #[test]
@@ -437,13 +286,5 @@ mod tests {
             assert_eq!(values.value(CaptureId(0), records.log()), Some(&url[..]));
         }
         assert!(records.next().is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn a_field_is_found_as_byte_by_byte(text in proptest::collection::vec(prop_oneof![Just(b' '), Just(b'\t'), 0_u8..=255], 0..40), number in 1_u8..5) {
-            let mut fields = text.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-            prop_assert_eq!(field(&text, number), fields.nth(usize::from(number) - 1));
-        }
     }
 }

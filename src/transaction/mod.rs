@@ -5,7 +5,9 @@
 
 mod assembler;
 mod capture;
+mod field;
 mod matcher;
+mod name;
 mod values;
 
 pub use assembler::{Assembler, Interest, Limits};
