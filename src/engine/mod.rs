@@ -286,3 +286,58 @@ fn wait(deadline: Instant, done: impl Fn() -> bool) -> bool {
         thread::sleep(POLL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Layout, Read, Run, Tag};
+
+    /// A log that gives a request at a time, as often as it has left, and takes its time for each.
+    struct Slow {
+        left: u32,
+        run: Run,
+    }
+
+    impl Slow {
+        fn new(left: u32) -> Self {
+            let request = [(Tag::BEGIN, 1, &b"req 0 rxreq"[..]), (Tag::REQ_URL, 1, b"/"), (Tag::END, 1, b"")];
+            Self { left, run: Run::of_records(1, request) }
+        }
+    }
+
+    impl LogSource for Slow {
+        fn read(&mut self) -> Result<Read<'_>, LogError> {
+            if self.left == 0 {
+                return Ok(Read::Idle);
+            }
+            self.left -= 1;
+            thread::sleep(Duration::from_millis(1));
+            Ok(Read::Records(self.run.records(Layout::One)))
+        }
+    }
+
+    /// Nobody listens at the broker's address.
+    fn start(source: Slow) -> Engine {
+        let text = "host = \"edge1\"\n[kafka]\nbootstrap = [\"127.0.0.1:1\"]\n\
+                    [[stream]]\nname = \"w\"\ntopic = \"t\"\njson = '%U@path'\n";
+        let source_text = Source::from_text("k.toml", text.to_owned());
+        let setup = Setup { config: Config::parse(&source_text).unwrap(), source: source_text };
+        Engine::with_source(&setup, source, None).unwrap()
+    }
+
+    #[test]
+    fn a_log_is_read_up_when_nothing_of_it_is_left() {
+        let engine = start(Slow::new(100));
+        assert!(engine.read_up(Duration::from_secs(60)));
+        assert_eq!(engine.counters().streams[0].lines.get(), 100);
+        assert!(!engine.finish(Duration::ZERO), "no line can have been acknowledged");
+    }
+
+    #[test]
+    fn a_log_that_never_ends_is_not_waited_for_longer_than_that() {
+        let engine = start(Slow::new(u32::MAX));
+        assert!(!engine.read_up(Duration::from_millis(50)));
+        assert!(!engine.ended());
+        engine.finish(Duration::ZERO);
+    }
+}
