@@ -14,6 +14,9 @@ pub mod logging;
 pub mod message;
 
 #[cfg(feature = "edge")]
+mod block;
+
+#[cfg(feature = "edge")]
 pub mod log;
 
 #[cfg(feature = "edge")]

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::mem::MaybeUninit;
+use crate::block::{Block, WIDTH};
 
 /// Text that goes into every line.
 #[derive(Debug, Default)]
@@ -34,26 +34,25 @@ impl Text {
     }
 }
 
-/// Bytes that are looked at at a time.
-pub(super) const WIDTH: usize = 16;
-
-/// Appends the bytes of a value up to the first special one, and tells how many they are. `plain` tells how many bytes there
-/// are before the first special one; a space is not special.
+/// Appends the bytes of a value up to the first special one, and tells how many they are. `special` marks special bytes; a
+/// space is none.
 #[inline]
-pub(super) fn append_until(value: &[u8], plain: impl Fn(&[u8; WIDTH]) -> usize, out: &mut Vec<u8>) -> usize {
+pub(super) fn append_until(value: &[u8], special: impl Fn(&Block) -> u32, out: &mut Vec<u8>) -> usize {
+    // Where nothing is marked, that many.
+    let plain = |block: &Block| (special(block) | 1 << WIDTH).trailing_zeros() as usize;
     out.reserve(value.len());
     let spare = &mut out.spare_capacity_mut()[..value.len()];
-    let count = match (value.last_chunk::<WIDTH>(), spare.last_chunk_mut::<WIDTH>()) {
+    let count = match (value.last_chunk(), spare.last_chunk_mut::<WIDTH>()) {
         (Some(last), Some(place)) => {
             // The last bytes overlap those before, among which there is nothing special.
             place.write_copy_of_slice(last);
-            let blocks = value.as_chunks::<WIDTH>().0.iter().zip(spare.as_chunks_mut::<WIDTH>().0).enumerate();
-            let in_block = |(index, (block, place)): (usize, (&[u8; WIDTH], &mut [MaybeUninit<u8>; WIDTH]))| {
+            let mut blocks = value.as_chunks().0.iter().zip(spare.as_chunks_mut::<WIDTH>().0).enumerate();
+            let found = blocks.find_map(|(index, (block, place))| {
                 place.write_copy_of_slice(block);
                 let count = plain(block);
                 (count < WIDTH).then_some(index * WIDTH + count)
-            };
-            { blocks }.find_map(in_block).unwrap_or_else(|| value.len() - WIDTH + plain(last))
+            });
+            found.unwrap_or_else(|| value.len() - WIDTH + plain(last))
         }
         _ => {
             let mut block = [b' '; WIDTH];
@@ -75,10 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn before_controls(block: &[u8; WIDTH]) -> usize {
-        block.iter().position(|byte| *byte < b' ').unwrap_or(WIDTH)
-    }
+    use crate::block::at_most;
 
     proptest! {
         #[test]
@@ -96,7 +92,7 @@ mod tests {
                 *byte = b'\n';
             }
             let mut out = before.clone();
-            let count = append_until(&value, before_controls, &mut out);
+            let count = append_until(&value, |block| at_most(block, b' ' - 1), &mut out);
             prop_assert_eq!(count, at.min(value.len()));
             prop_assert_eq!(out, [&before, &value[..count]].concat());
         }

@@ -1,6 +1,7 @@
 //! Escaping: what makes a value safe inside a line.
 
-use super::append::{WIDTH, append_until};
+use super::append::append_until;
+use crate::block::special_in_json;
 
 /// How values are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub fn append_hex_quoted(mut value: &[u8], out: &mut Vec<u8>) {
 
 /// Appends a value as the inside of a JSON string.
 pub fn append_json(value: &[u8], out: &mut Vec<u8>) {
-    let count = append_until(value, plain_in_json, out);
+    let count = append_until(value, special_in_json, out);
     if count < value.len() {
         escape_json(&value[count..], out);
     }
@@ -61,7 +62,7 @@ fn escape_json(mut value: &[u8], out: &mut Vec<u8>) {
                 after
             }
         };
-        value = &value[append_until(value, plain_in_json, out)..];
+        value = &value[append_until(value, special_in_json, out)..];
     }
 }
 
@@ -76,33 +77,6 @@ fn append_escaped(byte: u8, out: &mut Vec<u8>) {
         }
         _ => out.extend_from_slice(&[b'\\', byte]),
     }
-}
-
-/// Bytes before the first that needs attention in JSON: a control character, `"`, `\`, or one beyond ASCII.
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-#[inline]
-fn plain_in_json(block: &[u8; WIDTH]) -> usize {
-    use std::arch::x86_64::{
-        _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
-    };
-    let number = u128::from_le_bytes(*block);
-    // SAFETY: every x86-64 processor has SSE2, and none of these touches memory.
-    let special = unsafe {
-        let bytes = _mm_set_epi64x((number >> 64) as i64, number as i64);
-        // As signed numbers, those beyond ASCII are below the control characters.
-        let control = _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20));
-        let quote = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"'.cast_signed()));
-        let backslash = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\'.cast_signed()));
-        _mm_movemask_epi8(_mm_or_si128(control, _mm_or_si128(quote, backslash)))
-    };
-    (special | 1 << WIDTH).trailing_zeros() as usize
-}
-
-/// The same for other processors.
-#[cfg(not(target_arch = "x86_64"))]
-fn plain_in_json(block: &[u8; WIDTH]) -> usize {
-    block.iter().position(|byte| matches!(byte, ..0x20 | b'"' | b'\\' | 0x80..)).unwrap_or(WIDTH)
 }
 
 /// Appends the characters beyond ASCII that the value starts with, and gives back what follows them.

@@ -1,36 +1,36 @@
 //! Fields of a record's text, separated by white space.
 
-/// Field `number`, from 1.
-#[inline]
-pub(super) fn field(payload: &[u8], number: u8) -> Option<&[u8]> {
-    let mut rest = payload.trim_ascii_start();
+use crate::block::{WIDTH, at_most};
+
+/// Field `number`, from 1, of a text that is part of `log`.
+pub(super) fn field<'a>(text: &'a [u8], number: u8, log: &[u8]) -> Option<&'a [u8]> {
+    // Nearly always it is in the first bytes. There is something behind the text in the log, which does not count.
+    let start = text.as_ptr().addr().wrapping_sub(log.as_ptr().addr());
+    let window: Option<&[u8; 2 * WIDTH]> = log.get(start..start.wrapping_add(2 * WIDTH)).and_then(<[u8]>::first_chunk);
+    let Some(([first, second], [])) = window.map(|window| window.as_chunks()) else {
+        return field_beyond(text, number);
+    };
+    let marks = |limit| at_most(first, limit) | at_most(second, limit) << WIDTH;
+    let behind = u32::MAX.checked_shl(text.len() as u32).unwrap_or(0);
+    let white = marks(b' ') | behind;
+    let mut begins = !white & (white << 1 | 1);
     for _ in 1..number {
-        rest = rest[end_of_field(rest)..].trim_ascii_start();
+        begins &= begins.wrapping_sub(1);
     }
-    (number > 0 && !rest.is_empty()).then(|| &rest[..end_of_field(rest)])
+    let begin = begins.trailing_zeros();
+    let ends = white & u32::MAX.checked_shl(begin).unwrap_or(0);
+    // Few control characters are white space.
+    if number == 0 || ends == 0 || marks(b' ' - 1) & !behind != 0 {
+        return field_beyond(text, number);
+    }
+    text.get(begin as usize..ends.trailing_zeros() as usize)
 }
 
-/// Where the white space begins that ends a field, found eight bytes at a time.
-#[inline]
-fn end_of_field(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    let mut at = 0;
-    while let Some(word) = text[at..].first_chunk() {
-        let word = u64::from_le_bytes(*word);
-        // A byte's high bit is set where it is at most a space; a borrow can set those of bytes above the first such one.
-        let low = word.wrapping_sub(ONES * 0x21) & !word & HIGH;
-        if low == 0 {
-            at += 8;
-            continue;
-        }
-        at += low.trailing_zeros() as usize / 8;
-        if text[at].is_ascii_whitespace() {
-            return at;
-        }
-        at += 1;
-    }
-    text[at..].iter().position(u8::is_ascii_whitespace).map_or(text.len(), |index| at + index)
+/// The same for any text and any field.
+#[cold]
+fn field_beyond(text: &[u8], number: u8) -> Option<&[u8]> {
+    let mut fields = text.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    fields.nth(usize::from(number).checked_sub(1)?)
 }
 
 #[cfg(test)]
@@ -41,9 +41,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_field_is_found_as_byte_by_byte(text in proptest::collection::vec(prop_oneof![Just(b' '), Just(b'\t'), 0_u8..=255], 0..40), number in 1_u8..5) {
-            let mut fields = text.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-            prop_assert_eq!(field(&text, number), fields.nth(usize::from(number) - 1));
+        fn a_field_is_found_as_byte_by_byte(
+            log in "[ 0-9.]{0,80}",
+            other in proptest::collection::vec(any::<u8>(), 0..3),
+            place in 0_usize..80,
+            range in (0_usize..80, 0_usize..80),
+            number in 0_u8..8,
+        ) {
+            let mut log = log.into_bytes();
+            let place = place.min(log.len());
+            log.splice(place..place, other);
+            let (start, end) = (range.0.min(range.1).min(log.len()), range.0.max(range.1).min(log.len()));
+            let text = &log[start..end];
+            prop_assert_eq!(field(text, number, &log), field_beyond(text, number));
         }
+    }
+
+    #[test]
+    fn fields_are_counted_from_one() {
+        let log = b" 1795437632.123456 0.000000 0.000012 0.000000\0 and what follows it in the log";
+        let text = &log[..45];
+        for (number, expected) in [(0, None), (1, Some("1795437632.123456")), (3, Some("0.000012")), (5, None)] {
+            assert_eq!(field(text, number, log).map(|field| std::str::from_utf8(field).unwrap()), expected, "{number}");
+        }
+        assert_eq!(field(b"", 1, b""), None);
     }
 }

@@ -190,7 +190,7 @@ fn take_trimmed(capture: CaptureId, value: &[u8], values: &mut Values, log: &[u8
 /// Takes a field of a value, if it has that many.
 #[inline(never)]
 fn take_field(capture: CaptureId, number: u8, value: &[u8], values: &mut Values, log: &[u8]) {
-    if let Some(value) = field(value, number) {
+    if let Some(value) = field(value, number, log) {
         values.set(capture, value, log);
     }
 }
