@@ -17,6 +17,9 @@ const AT_A_TIME: usize = 2;
 /// varnishtest kills a scenario that takes longer.
 const SECONDS: &str = "60";
 
+/// How many lines of a failed scenario's output are shown.
+const SHOWN_LINES: usize = 60;
+
 /// What the module may take from varnishd, beside what `vrt.h` and `vsb.h` declare.
 const TAKEN: [&str; 2] = ["VSL", "VAS_Fail"];
 
@@ -39,7 +42,7 @@ fn every_scenario_passes() {
                     if output.status.success() {
                         println!("{name}: passed in {:.1} s", took.as_secs_f64());
                     } else {
-                        println!("{name}: failed\n{}", without_log(&String::from_utf8_lossy(&output.stdout)));
+                        println!("{name}: failed\n{}", end_without_log(&String::from_utf8_lossy(&output.stdout)));
                         failed.lock().expect("no panic").push(name);
                     }
                 }
@@ -96,10 +99,11 @@ fn scenarios(directory: &Path) -> Vec<PathBuf> {
     scenarios
 }
 
-/// The output without varnishd's log and the time stamps in between.
-fn without_log(output: &str) -> String {
+/// The end of the output, where the reason is, without varnishd's log and the time stamps in between.
+fn end_without_log(output: &str) -> String {
     let shown = |line: &&str| !line.contains(" vsl|") && !line.contains(" dT ");
-    output.lines().filter(shown).collect::<Vec<_>>().join("\n")
+    let lines: Vec<&str> = output.lines().filter(shown).collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
 }
 
 fn run(root: &Path, built: &Path, scenario: &Path) -> (Output, Duration) {
