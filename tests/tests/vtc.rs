@@ -15,7 +15,7 @@ use kafkalog_tests::programs::Programs;
 const AT_A_TIME: usize = 2;
 
 /// varnishtest kills a scenario that takes longer.
-const SECONDS: &str = "60";
+const SECONDS: &str = "120";
 
 /// How many lines of a failed scenario's output are shown.
 const SHOWN_LINES: usize = 60;

@@ -23,7 +23,7 @@ const FINISH_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long the CLI waits for a reader to come to the log's end, which takes it less than a millisecond unless it was kept from
 /// running.
-const READ_UP_LIMIT: Duration = Duration::from_secs(2);
+const READ_UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the process's end may take. varnishd's manager process kills a child that has not ended within `cli_timeout`,
 /// 60 s by default; sixfold room is left for those who lower it.
