@@ -20,6 +20,9 @@ mod block;
 pub mod log;
 
 #[cfg(feature = "edge")]
+pub mod query;
+
+#[cfg(feature = "edge")]
 pub mod transaction;
 
 #[cfg(feature = "edge")]

@@ -9,7 +9,8 @@ use crate::counters::{Counters, LossCause};
 use crate::format::{Context, FormatError, Preset, Program, Settings, Timestamp};
 use crate::log::{Filter, Position, Records, Side};
 use crate::message::SaltId;
-use crate::transaction::{Assembler, CaptureId, CaptureTable, Interest, Limits, Transaction};
+use crate::query::{Query, QueryError, TestTable};
+use crate::transaction::{Assembler, CaptureId, CaptureTable, Grouping, Interest, Limits, Set, Transaction};
 
 /// Where lines go.
 pub trait Output {
@@ -24,12 +25,24 @@ pub trait Output {
     fn roll_back(&mut self, stream: usize);
 }
 
-/// A stream's side, format, and the number of its next line.
+/// A stream: what it takes, its format, and the number of its next line.
 #[derive(Debug)]
 struct Stream {
     side: Side,
+    grouping: Grouping,
+    esi: bool,
+    query: Option<Query>,
+    /// The set at hand is of its kind, and its query holds.
+    chosen: bool,
     program: Program,
     next: u64,
+}
+
+impl Stream {
+    /// Whether a line is made of a transaction of the set at hand.
+    fn takes(&self, transaction: &Transaction<'_>) -> bool {
+        self.chosen && transaction.side == self.side && (self.esi || !transaction.esi)
+    }
 }
 
 /// Makes lines of records.
@@ -43,6 +56,8 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct Lines {
     streams: Vec<Stream>,
+    /// The smallest sets that are asked for: transactions are counted in these.
+    counted: Grouping,
     start: CaptureId,
     salts: LocalSalt,
     ip6_prefix: u8,
@@ -58,6 +73,7 @@ impl Pipeline {
         let mut table = CaptureTable::default();
         let start = table.intern(crate::format::request_start());
         let settings = Settings { host: &config.host, address_headers: &config.anonymize.headers };
+        let mut tests = TestTable::default();
         let mut streams = Vec::new();
         let mut interest = Interest::default();
         for stream in config.streams.get_ref() {
@@ -65,10 +81,26 @@ impl Pipeline {
                 StreamSide::Client => Side::Client,
                 StreamSide::Backend => Side::Backend,
             };
+            let grouping = *stream.group.get_ref();
+            let query = stream.query.as_ref().map(|query| {
+                Query::compile(query.get_ref(), false, &mut tests)
+                    .map_err(|error| source.error_within(query, error.offset(), query_complaint(&error)))
+            });
             interest.client |= side == Side::Client;
             interest.backend |= side == Side::Backend;
-            streams.push(Stream { side, program: compile_format(stream, source, settings, &mut table)?, next: 0 });
+            interest.esi |= stream.esi;
+            interest.sets = interest.sets.with(grouping);
+            streams.push(Stream {
+                side,
+                grouping,
+                esi: stream.esi,
+                query: query.transpose()?,
+                chosen: false,
+                program: compile_format(stream, source, settings, &mut table)?,
+                next: 0,
+            });
         }
+        let counted = streams.iter().map(|stream| stream.grouping).min().unwrap_or_default();
         let limits = Limits {
             transactions: *config.varnish.incomplete_limit.get_ref(),
             timeout: config.varnish.incomplete_timeout.0,
@@ -76,8 +108,8 @@ impl Pipeline {
         let salts = LocalSalt::new(config.anonymize.rotate.get_ref().0, since_epoch())
             .map_err(|error| source.error(0..0, format!("the system's random source gives no salt: {error}")))?;
         Ok(Self {
-            assembler: Assembler::new(&table, interest, limits),
-            lines: Lines { streams, start, salts, ip6_prefix: *config.anonymize.ip6_prefix.get_ref() },
+            assembler: Assembler::new(&table, &tests, interest, limits),
+            lines: Lines { streams, counted, start, salts, ip6_prefix: *config.anonymize.ip6_prefix.get_ref() },
         })
     }
 
@@ -108,9 +140,7 @@ impl Pipeline {
         counters: &Counters,
         output: &mut impl Output,
     ) {
-        self.assembler.run(records, now, position, counters, |transaction| {
-            self.lines.transaction(transaction, counters, output);
-        });
+        self.assembler.run(records, now, position, counters, |set| self.lines.set(set, counters, output));
     }
 
     /// Takes a run of records whose transactions another reader has taken already if they end in it: what is left open
@@ -121,25 +151,43 @@ impl Pipeline {
 
     /// Renders the transactions that have been open for too long as they are.
     pub fn expire(&mut self, now: Instant, counters: &Counters, output: &mut impl Output) {
-        self.assembler.expire(now, counters, |transaction| self.lines.transaction(transaction, counters, output));
+        self.assembler.expire(now, counters, |set| self.lines.set(set, counters, output));
     }
 
     /// Renders all open transactions as they are: the log broke or ended.
     pub fn give_up_all(&mut self, counters: &Counters, output: &mut impl Output) {
-        self.assembler.give_up_all(counters, |transaction| self.lines.transaction(transaction, counters, output));
+        self.assembler.give_up_all(counters, |set| self.lines.set(set, counters, output));
     }
 }
 
 impl Lines {
+    fn set(&mut self, set: &Set<'_>, counters: &Counters, output: &mut impl Output) {
+        let mut chosen = false;
+        for stream in &mut self.streams {
+            stream.chosen =
+                stream.grouping == set.grouping && stream.query.as_ref().is_none_or(|query| query.holds(set.members()));
+            chosen |= stream.chosen;
+        }
+        let counted = set.grouping == self.counted;
+        if !chosen && !counted {
+            return;
+        }
+        for transaction in set.transactions().filter(|transaction| !transaction.left_out) {
+            counters.transactions.add(u64::from(counted));
+            if self.streams.iter().any(|stream| stream.takes(&transaction)) {
+                self.transaction(&transaction, counters, output);
+            }
+        }
+    }
+
+    /// Makes the lines of the streams that take a transaction.
     fn transaction(&mut self, transaction: &Transaction<'_>, counters: &Counters, output: &mut impl Output) {
-        counters.transactions.add(1);
         let start = transaction.value(self.start).and_then(Timestamp::parse);
         let time = start.map_or_else(since_epoch, Timestamp::since_epoch);
         let hasher = self.salts.of(time).map(|salt| AddressHasher::new(salt, self.ip6_prefix));
         let salt = hasher.as_ref().map(AddressHasher::salt_id);
         let timestamp = Timestamp::from_epoch(time).milliseconds();
-        for (index, stream) in self.streams.iter_mut().enumerate().filter(|(_, stream)| stream.side == transaction.side)
-        {
+        for (index, stream) in self.streams.iter_mut().enumerate().filter(|(_, stream)| stream.takes(transaction)) {
             let sequence = stream.next;
             stream.next += 1;
             counters.streams[index].lines.add(1);
@@ -161,27 +209,40 @@ impl Lines {
     }
 }
 
+/// What is wrong with a query, in one line: the place is shown with the configuration.
+fn query_complaint(error: &QueryError) -> String {
+    if error.message.is_empty() {
+        "the query is empty: leave it out to take every request".into()
+    } else {
+        error.message.clone()
+    }
+}
+
 fn compile_format(
     stream: &StreamConfig,
     source: &Source,
     settings: Settings<'_>,
     table: &mut CaptureTable,
 ) -> Result<Program, ConfigError> {
-    match (&stream.format, &stream.json) {
-        (Some(name), None) => {
+    match (&stream.format, &stream.json, &stream.line) {
+        (Some(name), None, None) => {
             let preset = Preset::by_name(name.get_ref()).ok_or_else(|| {
                 let known = Preset::ALL.map(Preset::name).join(", ");
                 source.error(name.span(), format!("there is no format `{}`, expected one of: {known}", name.get_ref()))
             })?;
             preset.compile(settings, table).map_err(|error| source.error(name.span(), error.message))
         }
-        (None, Some(json)) => Program::json(json.get_ref(), settings, table)
-            .map_err(|FormatError { offset, message }| source.error_within(json, offset, message)),
-        (Some(_), Some(json)) => Err(source.error(json.span(), "a stream has either `format` or `json`, not both")),
-        (None, None) => Err(source.error(
+        (None, Some(json), None) => Program::json(json.get_ref(), settings, table)
+            .map_err(|FormatError { offset, message, .. }| source.error_within(json, offset, message)),
+        (None, None, Some(line)) => Program::line(line.get_ref(), settings, table)
+            .map_err(|FormatError { offset, message, .. }| source.error_within(line, offset, message)),
+        (_, Some(other), _) | (_, _, Some(other)) => {
+            Err(source.error(other.span(), "a stream has one of `format`, `json` and `line`, not several"))
+        }
+        (None, None, None) => Err(source.error(
             stream.name.span(),
             format!(
-                "the stream `{}` has no format: add format = \"webrequest\" or json = \"…\"",
+                "the stream `{}` has no format: add format = \"webrequest\", json = \"…\" or line = \"…\"",
                 stream.name.get_ref()
             ),
         )),

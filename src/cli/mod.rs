@@ -1,10 +1,12 @@
 //! The command line. Each command has its module: arguments, and what it does.
 
 mod dev_broker;
+mod ncsa;
 mod replay;
 mod run;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,15 +34,27 @@ enum Command {
     Run(run::Run),
     /// Put a recorded log (varnishlog -w) through the same pipeline
     Replay(replay::Replay),
+    /// Do what varnishncsa does, with its options; so does this program by the name varnishncsa
+    #[command(disable_help_flag = true)]
+    Ncsa {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        options: Vec<OsString>,
+    },
     /// Run librdkafka's mock cluster, for demos and tests
     DevBroker(dev_broker::DevBroker),
 }
 
 /// Exit status 0 when done, 1 when not, with the reason on standard error; clap exits with 2 on wrong usage.
 pub(crate) fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let name = words.next().map(PathBuf::from);
+    if name.as_deref().and_then(Path::file_name).is_some_and(|name| name == "varnishncsa") {
+        return ncsa::main("varnishncsa", words);
+    }
     let arguments = Arguments::parse();
     logging::start(arguments.log_format);
-    let result = match &arguments.command {
+    let result = match arguments.command {
+        Command::Ncsa { options } => return ncsa::main("kafkalog ncsa", options.into_iter()),
         Command::Run(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::DevBroker(command) => command.run(),
@@ -55,6 +69,17 @@ pub(crate) fn main() -> ExitCode {
         }
     }
 }
+
+/// The working directory of the varnishd with this name (`-n`). By default it has the host's, or the one in the environment
+/// variable `VARNISH_DEFAULT_N`.
+fn instance_directory(name: Option<&Path>) -> PathBuf {
+    let name = name.map(Path::to_owned).or_else(|| std::env::var_os("VARNISH_DEFAULT_N").map(PathBuf::from));
+    let host = || PathBuf::from(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    Path::new(STATE_DIRECTORY).join(name.unwrap_or_else(host))
+}
+
+/// Where varnishd keeps its instances when `-n` is a mere name.
+const STATE_DIRECTORY: &str = "/var/lib/varnish";
 
 /// Reads the configuration of a command.
 fn load(path: &Path) -> anyhow::Result<Arc<Setup>> {

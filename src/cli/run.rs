@@ -10,9 +10,6 @@ use anyhow::{Context as _, bail};
 use kafkalog::engine::Engine;
 use kafkalog::log::{self, LogError, LogSource, Start};
 
-/// Where varnishd keeps its instances when `-n` is a mere name.
-const STATE_DIRECTORY: &str = "/var/lib/varnish";
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// The configuration file
@@ -30,8 +27,7 @@ impl Run {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let setup = super::load(&self.config)?;
         let stop = super::stop_flag()?;
-        let name = setup.config().varnish.name.clone().unwrap_or_else(host_name);
-        let directory = if name.is_absolute() { name } else { PathBuf::from(STATE_DIRECTORY).join(name) };
+        let directory = super::instance_directory(setup.config().varnish.name.as_deref());
         let Some(source) = self.await_log(&directory, &stop)? else { return Ok(()) };
         let engine = Engine::with_source(&setup, source, None).context("starting")?;
         tracing::info!(directory = %directory.display(), "reading varnishd's log");
@@ -71,9 +67,4 @@ impl Run {
         }
         Ok(None)
     }
-}
-
-/// varnishd's default for `-n`.
-fn host_name() -> PathBuf {
-    PathBuf::from(rustix::system::uname().nodename().to_string_lossy().into_owned())
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{ByteSize, ConfigError, Period, Source};
+use crate::transaction::Grouping;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -148,6 +149,20 @@ pub struct StreamConfig {
     pub format: Option<Spanned<String>>,
     /// JSON, field by field in varnishkafka's notation.
     pub json: Option<Spanned<String>>,
+    /// A text line in varnishncsa's notation.
+    pub line: Option<Spanned<String>>,
+    /// Only what this query holds for: vsl-query(7).
+    pub query: Option<Spanned<String>>,
+    /// What the query looks at together.
+    #[serde(default = "default_group")]
+    pub group: Spanned<Grouping>,
+    /// Sub-requests for ESI, too.
+    #[serde(default)]
+    pub esi: bool,
+}
+
+fn default_group() -> Spanned<Grouping> {
+    Spanned::new(0..0, Grouping::default())
 }
 
 /// Which transactions a stream takes.

@@ -14,6 +14,7 @@ use thiserror::Error;
 use self::control::Control;
 use self::outbox::Outbox;
 use self::reader::Reader;
+pub use self::reader::raise_priority;
 use crate::config::{Config, ConfigError, Kafka, Source};
 use crate::counters::Counters;
 use crate::fault::Fault;

@@ -162,7 +162,7 @@ impl<S: LogSource> Reader<S> {
 
 /// Readers lose data when they are woken too late, not when they are too slow; where the system allows it, this thread
 /// goes before varnishd's workers. It uses a small part of a core.
-fn raise_priority() {
+pub fn raise_priority() {
     // On Linux this is the calling thread's own priority. Without the right to raise it, it stays as it is.
     let _ = rustix::process::setpriority_process(None, -10);
 }

@@ -1,12 +1,14 @@
 //! From specifiers to a program.
 
-use jiff::tz::TimeZone;
-
 use super::append::Text;
 use super::parse::{self, Item, Kind, Specifier};
-use super::time::Clock;
-use super::{Escape, FormatError, append_hex_quoted, append_json};
-use crate::log::Tag;
+use super::time::{Clock, Zone, check_time_format};
+use super::values::{
+    accounting, basic_authorization, first_byte, header, host, logged, method, protocol, remote_address, response_end,
+    status, url,
+};
+use super::{Escape, FormatError, append_json};
+use crate::log::{Tag, TagGlobError};
 use crate::transaction::{Capture, CaptureId, CaptureTable, Pick, Select, Source};
 
 /// What a format is compiled with, beside its notation.
@@ -119,24 +121,35 @@ pub struct Program {
     pub(super) end: Text,
     pub(super) clocks: Vec<Clock>,
     pub(super) escape: Escape,
+    needs_start: bool,
 }
 
 impl Program {
+    /// Whether it shows the request's start, or a time that is counted from there: varnishncsa has no line for a request
+    /// without one.
+    #[must_use]
+    pub fn needs_start(&self) -> bool {
+        self.needs_start
+    }
+
     /// Compiles a text format in varnishncsa's notation.
     ///
     /// # Errors
     ///
     /// [`FormatError`] with the place in the notation.
     pub fn line(notation: &str, settings: Settings<'_>, table: &mut CaptureTable) -> Result<Self, FormatError> {
-        let items = parse::line(notation)?;
-        let mut compiler = Compiler::new(settings, table, Escape::Hex);
-        for item in items {
-            match item {
-                Item::Literal(text) => compiler.literal(&text),
-                Item::Specifier(specifier) => compiler.specifier(&specifier)?,
-            }
-        }
-        Ok(compiler.finish())
+        Compiler::new(notation, settings, table, Escape::Hex, Dialect::Stream).line()
+    }
+
+    /// Compiles a format for the program `varnishncsa`: addresses are shown as they are. `json` is its option `-j`.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError`] with varnishncsa's own message.
+    pub fn varnishncsa(notation: &str, json: bool, table: &mut CaptureTable) -> Result<Self, FormatError> {
+        let escape = if json { Escape::Raw } else { Escape::Hex };
+        let settings = Settings { host: "", address_headers: &[] };
+        Compiler::new(notation, settings, table, escape, Dialect::Varnishncsa { json }).line()
     }
 
     /// Compiles a JSON format in varnishkafka's notation.
@@ -146,7 +159,7 @@ impl Program {
     /// [`FormatError`] with the place in the notation.
     pub fn json(notation: &str, settings: Settings<'_>, table: &mut CaptureTable) -> Result<Self, FormatError> {
         let fields = parse::fields(notation)?;
-        let mut compiler = Compiler::new(settings, table, Escape::Json);
+        let mut compiler = Compiler::new(notation, settings, table, Escape::Json, Dialect::Stream);
         for (index, field) in fields.iter().enumerate() {
             compiler.literal(if index == 0 { b"{\"" } else { b",\"" });
             let mut name = Vec::new();
@@ -163,7 +176,33 @@ impl Program {
     }
 }
 
+/// Whose rules hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// A stream's: addresses are hashed, and there is more than varnishncsa has.
+    Stream,
+    Varnishncsa {
+        json: bool,
+    },
+}
+
+impl Dialect {
+    fn shows_addresses(self) -> bool {
+        self != Self::Stream
+    }
+
+    fn missing_text(self) -> &'static str {
+        if self == (Self::Varnishncsa { json: true }) { "" } else { "-" }
+    }
+
+    fn missing_number(self) -> &'static str {
+        if self == (Self::Varnishncsa { json: true }) { "0" } else { "-" }
+    }
+}
+
 struct Compiler<'a> {
+    notation: &'a str,
+    dialect: Dialect,
     settings: Settings<'a>,
     table: &'a mut CaptureTable,
     program: Program,
@@ -172,9 +211,27 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(settings: Settings<'a>, table: &'a mut CaptureTable, escape: Escape) -> Self {
-        let program = Program { steps: Vec::new(), end: Text::default(), clocks: Vec::new(), escape };
-        Self { settings, table, program, text: Vec::new() }
+    fn new(
+        notation: &'a str,
+        settings: Settings<'a>,
+        table: &'a mut CaptureTable,
+        escape: Escape,
+        dialect: Dialect,
+    ) -> Self {
+        let (steps, clocks) = (Vec::new(), Vec::new());
+        let program = Program { steps, end: Text::default(), clocks, escape, needs_start: false };
+        Self { notation, dialect, settings, table, program, text: Vec::new() }
+    }
+
+    /// Compiles a text format.
+    fn line(mut self) -> Result<Program, FormatError> {
+        for item in parse::line(self.notation)? {
+            match item {
+                Item::Literal(text) => self.literal(&text),
+                Item::Specifier(specifier) => self.specifier(&specifier)?,
+            }
+        }
+        Ok(self.finish())
     }
 
     fn finish(self) -> Program {
@@ -205,10 +262,7 @@ impl<'a> Compiler<'a> {
             None => otherwise,
         };
         let mut escaped = Vec::new();
-        match self.program.escape {
-            Escape::Hex => append_hex_quoted(text.as_bytes(), &mut escaped),
-            Escape::Json => append_json(text.as_bytes(), &mut escaped),
-        }
+        self.program.escape.append(text.as_bytes(), &mut escaped);
         Ok(escaped.into())
     }
 
@@ -229,27 +283,25 @@ impl<'a> Compiler<'a> {
             return Err(FormatError::new(
                 specifier.offset,
                 format!("`%{}` takes nothing in braces but `{}` is there", specifier.letter, specifier.argument),
-            ));
+            )
+            .as_varnishncsa(self.unknown(specifier)));
         }
         let json = self.program.escape == Escape::Json;
         match specifier.letter {
-            'b' => self.value(specifier, accounting(5, None), "-"),
-            'I' => self.value(specifier, accounting(3, Some(3)), "-"),
-            'O' => self.value(specifier, accounting(6, Some(4)), "-"),
-            's' => self.value(
-                specifier,
-                Capture::of([Tag::RESP_STATUS, Tag::BERESP_STATUS], &Select::Line, Pick::Last),
-                "-",
-            ),
-            'm' => self.value(specifier, method(), "-"),
+            'b' => self.number(specifier, accounting(5, None)),
+            'I' => self.number(specifier, accounting(3, Some(3))),
+            'O' => self.number(specifier, accounting(6, Some(4))),
+            's' => self.number(specifier, status()),
+            'm' => self.text(specifier, method()),
             'H' => self.value(specifier, protocol(), "HTTP/1.0"),
+            'h' if self.dialect.shows_addresses() => self.text(specifier, remote_address()),
             'h' => {
                 let (capture, missing) = (self.table.intern(remote_address()), self.missing(specifier, "-")?);
                 self.add(Operation::Address { capture, missing });
                 Ok(())
             }
             'U' => {
-                let (capture, missing) = (self.table.intern(url()), self.missing(specifier, "-")?);
+                let (capture, missing) = (self.table.intern(url()), self.missing(specifier, self.dialect.missing_text())?);
                 self.add(Operation::Path { capture, missing });
                 Ok(())
             }
@@ -273,7 +325,7 @@ impl<'a> Compiler<'a> {
                 self.literal(b"-");
                 Ok(())
             }
-            'n' => {
+            'n' if self.dialect == Dialect::Stream => {
                 self.add(Operation::Sequence);
                 Ok(())
             }
@@ -289,7 +341,8 @@ impl<'a> Compiler<'a> {
                         return Err(FormatError::new(
                             specifier.offset,
                             format!("`%{{{other}}}T`: expected s, ms or us"),
-                        ));
+                        )
+                        .as_varnishncsa(format!("Unknown specifier: %{{{other}}}T")));
                     }
                 };
                 self.duration(specifier, unit)
@@ -302,8 +355,22 @@ impl<'a> Compiler<'a> {
                 format!(
                     "`%{letter}` is no specifier: expected one of b D h H I l m n O q r s t T u U, or %{{…}} with i o t T x"
                 ),
-            )),
+            )
+            .as_varnishncsa(self.unknown(specifier))),
         }
+    }
+
+    /// What varnishncsa says of a specifier that it does not know.
+    fn unknown(&self, specifier: &Specifier) -> String {
+        format!("Unknown format specifier at: {}", &self.notation[specifier.offset..])
+    }
+
+    fn text(&mut self, specifier: &Specifier, capture: Capture) -> Result<(), FormatError> {
+        self.value(specifier, capture, self.dialect.missing_text())
+    }
+
+    fn number(&mut self, specifier: &Specifier, capture: Capture) -> Result<(), FormatError> {
+        self.value(specifier, capture, self.dialect.missing_number())
     }
 
     /// `%r`: `%m http://HOST%U%q %H`
@@ -311,7 +378,7 @@ impl<'a> Compiler<'a> {
         let plain = Specifier { missing: None, kind: None, ..specifier.clone() };
         self.value(&plain, method(), "-")?;
         self.literal(b" ");
-        let host = self.table.intern(Capture::of([Tag::REQ_HEADER, Tag::BEREQ_HEADER], &header("Host"), Pick::Last));
+        let host = self.table.intern(host());
         self.add(Operation::Origin { capture: host, missing: b"http://localhost"[..].into() });
         let url = self.table.intern(url());
         self.add(Operation::Path { capture: url, missing: [].into() });
@@ -322,9 +389,10 @@ impl<'a> Compiler<'a> {
 
     fn time(&mut self, specifier: &Specifier) -> Result<(), FormatError> {
         let missing = self.missing(specifier, "-")?;
+        self.program.needs_start = true;
         let (format, end) = match specifier.argument.strip_prefix("end:") {
-            Some(format) => (format, Some(self.table.intern(response_end()))),
-            None => (specifier.argument.as_str(), None),
+            Some(format) if self.dialect == Dialect::Stream => (format, Some(self.table.intern(response_end()))),
+            _ => (specifier.argument.as_str(), None),
         };
         let unit = match format {
             "sec" => Some(Unit::Seconds),
@@ -339,22 +407,29 @@ impl<'a> Compiler<'a> {
             return Ok(());
         }
         // varnishncsa shows local time; a JSON record is joined with those of other places, so it is always UTC there.
-        let zone = if self.program.escape == Escape::Json { TimeZone::UTC } else { TimeZone::system() };
+        let zone = if self.program.escape == Escape::Json { Zone::Utc } else { Zone::Local };
         let format = if format.is_empty() { "[%d/%b/%Y:%T %z]" } else { format };
+        if self.dialect == Dialect::Stream {
+            check_time_format(format, specifier.offset)?;
+        }
         let clock = self.program.clocks.len();
-        self.program.clocks.push(Clock::new(format, zone, specifier.offset)?);
+        self.program.clocks.push(Clock::new(format, zone));
         self.add(Operation::Time { clock, end, missing });
         Ok(())
     }
 
     fn duration(&mut self, specifier: &Specifier, unit: Unit) -> Result<(), FormatError> {
         let (end, missing) = (self.table.intern(response_end()), self.missing(specifier, "-")?);
+        self.program.needs_start = true;
         self.add(Operation::Duration { end, unit, missing });
         Ok(())
     }
 
     fn header(&mut self, specifier: &Specifier, tags: [Tag; 2]) -> Result<(), FormatError> {
         let name = &specifier.argument;
+        if self.dialect.shows_addresses() {
+            return self.text(specifier, Capture::of(tags, &header(name), Pick::Last));
+        }
         if name.is_empty() || name.contains([':', ' ']) {
             return Err(FormatError::new(
                 specifier.offset,
@@ -373,7 +448,7 @@ impl<'a> Compiler<'a> {
     fn extension(&mut self, specifier: &Specifier) -> Result<(), FormatError> {
         let argument = specifier.argument.as_str();
         match argument {
-            "Varnish:time_firstbyte" => self.value(specifier, first_byte(), "-"),
+            "Varnish:time_firstbyte" => self.number(specifier, first_byte()),
             "Varnish:hitmiss" => {
                 self.add(Operation::HitMiss);
                 Ok(())
@@ -386,25 +461,29 @@ impl<'a> Compiler<'a> {
                 self.add(Operation::Side);
                 Ok(())
             }
-            "Varnish:vxid" | "Varnish:xvid" => {
+            "Varnish:vxid" => {
                 self.add(Operation::Vxid);
                 Ok(())
             }
-            "Kafkalog:salt_id" => {
+            // As varnishkafka spells it.
+            "Varnish:xvid" if self.dialect == Dialect::Stream => {
+                self.add(Operation::Vxid);
+                Ok(())
+            }
+            "Kafkalog:salt_id" if self.dialect == Dialect::Stream => {
                 let missing = self.missing(specifier, "-")?;
                 self.add(Operation::SaltId { missing });
                 Ok(())
             }
-            _ if argument.starts_with("fake") => {
+            _ if argument.starts_with("fake") && self.dialect == Dialect::Stream => {
                 // varnishkafka's way to write a constant: the default of something that is never there.
                 let constant = self.missing(specifier, "-")?;
                 self.literal(&constant);
                 Ok(())
             }
             _ => match argument.split_once(':') {
-                Some(("VCL_Log", key)) if !key.is_empty() => {
-                    let select = Select::Key(key.as_bytes().into());
-                    self.value(specifier, Capture(vec![Source { tag: Tag::VCL_LOG, select, pick: Pick::First }]), "")
+                Some(("VCL_Log", key)) if !key.is_empty() || self.dialect.shows_addresses() => {
+                    self.value(specifier, logged(key), "")
                 }
                 Some(("VSL", rest)) => self.record(specifier, rest),
                 _ => Err(FormatError::new(
@@ -413,27 +492,66 @@ impl<'a> Compiler<'a> {
                         "`%{{{argument}}}x`: expected Varnish:time_firstbyte, Varnish:hitmiss, Varnish:handling, Varnish:side, \
                          Varnish:vxid, VCL_Log:KEY, VSL:TAG[:PREFIX][N] or Kafkalog:salt_id"
                     ),
-                )),
+                )
+                .as_varnishncsa(format!("Unknown formatting extension: {argument}"))),
             },
         }
     }
 
     /// `%{VSL:tag[:prefix][N]}x`
     fn record(&mut self, specifier: &Specifier, text: &str) -> Result<(), FormatError> {
-        let fail = |message: String| FormatError::new(specifier.offset, message);
-        let (text, number) = match text.strip_suffix(']').and_then(|text| text.rsplit_once('[')) {
-            Some((text, number)) => match number.parse::<u8>() {
-                Ok(number @ 1..) => (text, Some(number)),
-                _ => return Err(fail(format!("`[{number}]` is no field number: expected 1 to 255"))),
-            },
+        let fail =
+            |message: String, stock: String| Err(FormatError::new(specifier.offset, message).as_varnishncsa(stock));
+        let (text, number) = match text.strip_suffix(']') {
+            Some(inside) => {
+                let Some((text, digits)) = inside.rsplit_once('[').filter(|(_, digits)| !digits.is_empty()) else {
+                    return fail(format!("`{text}`: expected TAG[N]"), format!("Syntax error: VSL:{text}"));
+                };
+                match digits.trim_ascii_start().parse::<i64>() {
+                    Ok(number @ 1..=255) => (text, Some(number as u8)),
+                    Ok(_) => {
+                        return fail(
+                            format!("`[{digits}]` is no field number: expected 1 to 255"),
+                            format!("Syntax error. Field specifier must be between 1 and 255: {inside}]"),
+                        );
+                    }
+                    Err(_) => {
+                        return fail(
+                            format!("`[{digits}]` is no field number: expected 1 to 255"),
+                            format!("Syntax error: VSL:{inside}]"),
+                        );
+                    }
+                }
+            }
+            None if text.is_empty() => {
+                return fail("the tag is missing: write VSL:TAG".to_owned(), "Missing tag in VSL:".to_owned());
+            }
             None => (text, None),
         };
         let (name, prefix) = text.split_once(':').map_or((text, None), |(name, prefix)| (name, Some(prefix)));
-        let tag = Tag::by_name(name).ok_or_else(|| {
-            fail(format!("`{name}` is no tag, or the beginning of several: see vsl(7) for their names"))
-        })?;
-        if tag.is_binary() || (tag.is_unsafe() && self.program.escape != Escape::Json) {
-            return Err(fail(format!("records of tag {name} can hold control characters; they cannot be shown here")));
+        let tag = match Tag::by_name(name) {
+            Ok(tag) => tag,
+            Err(TagGlobError::Ambiguous) => {
+                return fail(
+                    format!("`{name}` is the beginning of several tags: write one out"),
+                    format!("Tag not unique: {text}"),
+                );
+            }
+            Err(_) => {
+                return fail(
+                    format!("`{name}` is no tag: see vsl(7) for their names"),
+                    format!("Unknown log tag: {text}"),
+                );
+            }
+        };
+        let clear = self.dialect.shows_addresses();
+        if (tag.is_unsafe() && self.program.escape == Escape::Hex)
+            || (tag.is_binary() && self.program.escape != Escape::Raw)
+        {
+            return fail(
+                format!("records of tag {name} can hold control characters; they cannot be shown here"),
+                format!("Tag {} can contain control characters", tag.name().unwrap_or(name)),
+            );
         }
         let select = match (prefix, number) {
             (None, None) => Select::Line,
@@ -444,12 +562,19 @@ impl<'a> Compiler<'a> {
         let lists_addresses = prefix
             .is_some_and(|prefix| self.settings.address_headers.iter().any(|known| known.eq_ignore_ascii_case(prefix)));
         let is_header = [Tag::REQ_HEADER, Tag::BEREQ_HEADER, Tag::RESP_HEADER, Tag::BERESP_HEADER].contains(&tag);
-        if is_header && prefix.is_none() {
-            return Err(fail(format!(
-                "which header? Write VSL:{name}:HEADER, so that headers with addresses are not shown by chance"
-            )));
+        if is_header && prefix.is_none() && !clear {
+            return fail(
+                format!(
+                    "which header? Write VSL:{name}:HEADER, so that headers with addresses are not shown by chance"
+                ),
+                String::new(),
+            );
         }
-        let capture = self.table.intern(Capture(vec![Source { tag, select, pick: Pick::First }]));
+        let capture = Capture(vec![Source { tag, select, pick: Pick::First }]);
+        if clear {
+            return self.text(specifier, capture);
+        }
+        let capture = self.table.intern(capture);
         let missing = self.missing(specifier, "-")?;
         self.add(if is_header && lists_addresses {
             Operation::AddressList { capture, missing }
@@ -462,63 +587,4 @@ impl<'a> Compiler<'a> {
         });
         Ok(())
     }
-}
-
-fn header(name: &str) -> Select {
-    Select::Header(name.as_bytes().into())
-}
-
-fn method() -> Capture {
-    Capture::of([Tag::REQ_METHOD, Tag::BEREQ_METHOD], &Select::Line, Pick::First)
-}
-
-fn protocol() -> Capture {
-    Capture::of([Tag::REQ_PROTOCOL, Tag::BEREQ_PROTOCOL], &Select::Line, Pick::First)
-}
-
-fn url() -> Capture {
-    Capture::of([Tag::REQ_URL, Tag::BEREQ_URL], &Select::Line, Pick::First)
-}
-
-/// The client's address, or the backend's.
-fn remote_address() -> Capture {
-    Capture(vec![
-        Source { tag: Tag::REQ_START, select: Select::Field(1), pick: Pick::First },
-        Source { tag: Tag::BACKEND_OPEN, select: Select::Field(3), pick: Pick::Last },
-    ])
-}
-
-/// Byte counts: a field of `ReqAcct` and `BereqAcct`, and of `PipeAcct` where it has one.
-fn accounting(field: u8, pipe: Option<u8>) -> Capture {
-    let source = |tag, field| Source { tag, select: Select::Field(field), pick: Pick::First };
-    let mut sources = vec![source(Tag::REQ_ACCT, field), source(Tag::BEREQ_ACCT, field)];
-    sources.extend(pipe.map(|field| source(Tag::PIPE_ACCT, field)));
-    Capture(sources)
-}
-
-/// A field of the first `Timestamp` record with one of these labels.
-fn timestamp(labels: &[&str], field: u8) -> Capture {
-    let source = |label: &&str| Source {
-        tag: Tag::TIMESTAMP,
-        select: Select::HeaderField(label.as_bytes().into(), field),
-        pick: Pick::First,
-    };
-    Capture(labels.iter().map(source).collect())
-}
-
-/// When the request started, seconds since 1970: the message's time, and the one that its salt is chosen by.
-pub(crate) fn request_start() -> Capture {
-    timestamp(&["Start"], 1)
-}
-
-fn response_end() -> Capture {
-    timestamp(&["Resp", "PipeSess", "BerespBody"], 1)
-}
-
-fn first_byte() -> Capture {
-    timestamp(&["Process", "Pipe", "Beresp"], 2)
-}
-
-fn basic_authorization() -> Capture {
-    Capture::of([Tag::REQ_HEADER, Tag::BEREQ_HEADER], &header("Authorization"), Pick::First)
 }

@@ -10,6 +10,8 @@ pub enum Escape {
     Hex,
     /// The inside of a JSON string (RFC 8259), always valid UTF-8: what is not becomes U+FFFD.
     Json,
+    /// varnishncsa's `-j`: as JSON, but bytes above 0x7e as they are, valid UTF-8 or not.
+    Raw,
 }
 
 impl Escape {
@@ -19,6 +21,7 @@ impl Escape {
         match self {
             Self::Hex => append_hex_quoted(value, out),
             Self::Json => append_json(value, out),
+            Self::Raw => append_raw(value, out),
         }
     }
 }
@@ -37,10 +40,25 @@ pub fn append_hex_quoted(mut value: &[u8], out: &mut Vec<u8>) {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
+            b'\x0b' => out.extend_from_slice(b"\\v"),
             _ => out.extend_from_slice(&[b'\\', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
         }
         value = rest;
     }
+}
+
+/// Appends a value as varnishncsa does with `-j`.
+fn append_raw(mut value: &[u8], out: &mut Vec<u8>) {
+    while let Some(special) = value.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\')) {
+        out.extend_from_slice(&value[..special]);
+        match value[special] {
+            // No escape that JSON has, but the one that varnishncsa writes.
+            b'\x0b' => out.extend_from_slice(b"\\v"),
+            byte => append_escaped(byte, out),
+        }
+        value = &value[special + 1..];
+    }
+    out.extend_from_slice(value);
 }
 
 /// Appends a value as the inside of a JSON string.

@@ -8,6 +8,7 @@ use super::{Context, Program, Settings, Timestamp};
 use crate::anonymize::{AddressHasher, Salt};
 use crate::counters::Counters;
 use crate::log::{Layout, Run, Tag};
+use crate::query::TestTable;
 use crate::transaction::{Assembler, CaptureTable, Interest, Limits};
 
 /// The client's.
@@ -49,6 +50,10 @@ pub fn format_parser(bytes: &[u8]) {
             }
             Err(error) => assert!(notation.is_char_boundary(error.offset), "{error:?}"),
         }
+        let mut table = CaptureTable::default();
+        if let Ok(mut program) = Program::varnishncsa(&notation, json, &mut table) {
+            render(&mut program, &table, &pieces);
+        }
     }
 }
 
@@ -61,10 +66,12 @@ fn render(program: &mut Program, table: &CaptureTable, pieces: &[&[u8]]) -> Vec<
     let records: Vec<_> = records.chain([(Tag::END, 7, Vec::new())]).collect();
     let mut run = Run::of_records(1, records.iter().map(|(tag, vxid, payload)| (*tag, *vxid, payload.as_slice())));
     let limits = Limits { transactions: 1, timeout: Duration::MAX };
-    let mut assembler = Assembler::new(table, Interest { client: true, backend: false }, limits);
+    let interest = Interest { client: true, ..Interest::default() };
+    let mut assembler = Assembler::new(table, &TestTable::default(), interest, limits);
     let salt = Salt::from_key(0, [7; 16]);
     let mut line = Vec::new();
-    assembler.run(run.records(Layout::One), Instant::now(), None, &Counters::new(0), |transaction| {
+    assembler.run(run.records(Layout::One), Instant::now(), None, &Counters::new(0), |set| {
+        let transaction = &set.transactions().next().expect("a set has a transaction");
         let start = Some(Timestamp::from_epoch(Duration::from_secs(1_700_000_000)));
         let hasher = Some(AddressHasher::new(&salt, 64));
         program.render(&Context { transaction, sequence: 5, start, hasher }, &mut line);

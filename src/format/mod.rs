@@ -17,13 +17,14 @@ mod parse;
 mod preset;
 mod render;
 mod time;
+mod values;
 
-pub(crate) use compile::request_start;
 pub use compile::{Program, Settings};
 pub use escape::{Escape, append_hex_quoted, append_json};
 pub use preset::Preset;
 pub use render::Context;
 pub use time::Timestamp;
+pub use values::request_start;
 
 use thiserror::Error;
 
@@ -35,10 +36,16 @@ pub struct FormatError {
     pub offset: usize,
     /// What is wrong and what would be right.
     pub message: String,
+    /// What varnishncsa says; empty for what it has not.
+    pub varnishncsa: String,
 }
 
 impl FormatError {
     fn new(offset: usize, message: impl Into<String>) -> Self {
-        Self { offset, message: message.into() }
+        Self { offset, message: message.into(), varnishncsa: String::new() }
+    }
+
+    fn as_varnishncsa(self, message: String) -> Self {
+        Self { varnishncsa: message, ..self }
     }
 }

@@ -188,14 +188,19 @@ impl<'a> Cursor<'a> {
                     Some('{') => depth += 1,
                     Some('}') => depth -= 1,
                     Some(_) => {}
-                    None => return Err(FormatError::new(offset, "`%{` has no matching `}`")),
+                    None => {
+                        return Err(FormatError::new(offset, "`%{` has no matching `}`")
+                            .as_varnishncsa(format!("Unmatched bracket at: {}", &self.text[offset..])));
+                    }
                 }
             }
             inside = Some(self.text[start..self.at - 1].to_owned());
             letter = self.next();
         }
-        let letter = letter
-            .ok_or_else(|| FormatError::new(offset, "the format ends inside a specifier: a letter must follow"))?;
+        let letter = letter.ok_or_else(|| {
+            FormatError::new(offset, "the format ends inside a specifier: a letter must follow")
+                .as_varnishncsa(format!("Unknown format specifier at: {}", &self.text[offset..]))
+        })?;
         Ok((Specifier { offset, letter, argument: String::new(), field: None, missing: None, kind: None }, inside))
     }
 }

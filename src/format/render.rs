@@ -2,9 +2,6 @@
 
 use std::net::IpAddr;
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use memchr::memchr;
 
 use super::compile::{Operation, Program, Step, Unit};
@@ -179,18 +176,19 @@ fn append_display(value: impl std::fmt::Display, out: &mut Vec<u8>) {
     let _ = write!(out, "{value}");
 }
 
+/// The time as varnishncsa has it: floating-point seconds, cut to whole units.
 fn append_time(time: Timestamp, unit: Unit, out: &mut Vec<u8>) {
-    let micros = time.microseconds();
+    let seconds = time.microseconds() as f64 / 1e6;
     match unit {
-        Unit::Seconds => append_number(micros / 1_000_000, out),
-        Unit::Milliseconds => append_number(micros / 1000, out),
-        Unit::Microseconds => append_number(micros, out),
-        Unit::MillisecondsFraction => append_padded(micros / 1000 % 1000, 3, out),
-        Unit::MicrosecondsFraction => append_padded(micros % 1_000_000, 6, out),
+        Unit::Seconds => append_number(seconds as u64, out),
+        Unit::Milliseconds => append_number((seconds * 1e3) as u64, out),
+        Unit::Microseconds => append_number((seconds * 1e6) as u64, out),
+        Unit::MillisecondsFraction => append_padded((seconds.fract() * 1e3) as u64, 3, out),
+        Unit::MicrosecondsFraction => append_padded((seconds.fract() * 1e6) as u64, 6, out),
     }
 }
 
-/// The difference as varnishncsa has it: of floating-point seconds, cut to whole units.
+/// The difference as varnishncsa has it, likewise.
 fn append_duration(start: Timestamp, end: Timestamp, unit: Unit, out: &mut Vec<u8>) {
     let seconds = |time: Timestamp| time.microseconds() as f64 / 1e6;
     let factor = match unit {
@@ -250,20 +248,42 @@ fn append_words(value: &[u8], addresses: &mut Addresses<'_>, escape: Escape, out
     }
 }
 
-/// The user of `Basic <base64 of user:password>`; `false`, with nothing appended, if it is not that. The password is
-/// never shown.
-fn append_user(value: &[u8], escape: Escape, out: &mut Vec<u8>) -> bool {
-    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
-    let Some((scheme, encoded)) = value.split_at_checked(6) else { return false };
-    let mut decoded = [0; 1024];
-    if !scheme.eq_ignore_ascii_case(b"basic ") {
-        return false;
+/// The user in `user:password`, written in base64; `false`, with nothing appended, if it is not that. The password is never
+/// shown. Padding counts as zeros wherever it stands, and what follows a zero is not looked at, as varnishncsa has it.
+fn append_user(encoded: &[u8], escape: Escape, out: &mut Vec<u8>) -> bool {
+    let mut user = [0; 256];
+    let mut length = None;
+    let mut bits = 0_u32;
+    for (group, digits) in encoded.chunks(4).enumerate() {
+        for digit in digits {
+            let Some(value) = base64_digit(*digit) else { return false };
+            bits = bits << 6 | value;
+        }
+        for (index, byte) in bits.to_be_bytes()[1..].iter().enumerate() {
+            let at = group * 3 + index;
+            match user.get_mut(at) {
+                Some(_) if matches!(byte, b':' | 0) => length = length.or(Some(at)),
+                Some(place) => *place = *byte,
+                // A name that is longer is cut.
+                None => length = length.or(Some(at)),
+            }
+        }
+        bits <<= 24;
     }
-    let Ok(length) = BASE64.decode_slice(encoded.trim_ascii(), &mut decoded) else { return false };
-    let user = decoded[..length].split(|byte| matches!(*byte, b':' | 0)).next().unwrap_or_default();
-    escape.append(user, out);
+    let length = length.unwrap_or_else(|| encoded.len().div_ceil(4) * 3);
+    escape.append(&user[..length.min(user.len())], out);
     true
+}
+
+fn base64_digit(digit: u8) -> Option<u32> {
+    let value = match digit {
+        b'A'..=b'Z' => digit - b'A',
+        b'a'..=b'z' => digit - b'a' + 26,
+        b'0'..=b'9' => digit - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        b'=' => 0,
+        _ => return None,
+    };
+    Some(u32::from(value))
 }

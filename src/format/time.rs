@@ -1,9 +1,10 @@
 //! Times: as the log writes them, and as formats show them.
 
-use std::fmt::Write as _;
+use std::ffi::CString;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
+pub(super) use kafkalog_ffi::time::Zone;
+use kafkalog_ffi::time::show_time;
 
 use super::FormatError;
 
@@ -72,27 +73,44 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     Some(number)
 }
 
-/// Shows times in a strftime(3) format. Requests come in the order of time, so the text of the last second serves nearly
-/// all of them.
+/// Checks a strftime(3) format, whose C form shows what it does not know as it is.
+pub(super) fn check_time_format(format: &str, offset: usize) -> Result<(), FormatError> {
+    let fail = |what: String| {
+        let message = format!("`{format}` is no time format ({what}): see strftime(3), as in \"%Y-%m-%dT%H:%M:%SZ\"");
+        Err(FormatError::new(offset, message))
+    };
+    let mut characters = format.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '%' => match characters.by_ref().find(|character| !"_-0^#EO".contains(*character)) {
+                Some(conversion) if "aAbBcCdDeFgGhHIjklmMnNpPrRsStTuUVwWxXyYzZ%+".contains(conversion) => {}
+                Some(other) => return fail(format!("there is no `%{other}`")),
+                None => return fail("it ends inside a conversion".to_owned()),
+            },
+            '\0' => return fail("a NUL is in it".to_owned()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Shows times in a strftime(3) format, the C library's own, as varnishncsa does. Requests come in the order of time, so the
+/// text of the last second serves nearly all of them.
 #[derive(Debug)]
 pub(super) struct Clock {
-    format: String,
-    zone: TimeZone,
+    /// With a character before it, which tells an empty text from one that is too long.
+    format: CString,
+    zone: Zone,
     second: Option<u64>,
-    text: String,
+    text: Vec<u8>,
 }
 
 impl Clock {
-    /// A clock for this format, which stands at `offset` in the notation.
-    pub(super) fn new(format: &str, zone: TimeZone, offset: usize) -> Result<Self, FormatError> {
-        // Showing a time is lenient; this is the strict form of the same.
-        match jiff::fmt::strtime::format(format, &jiff::Timestamp::UNIX_EPOCH.to_zoned(zone.clone())) {
-            Ok(_) => Ok(Self { format: format.to_owned(), zone, second: None, text: String::new() }),
-            Err(error) => Err(FormatError::new(
-                offset,
-                format!("`{format}` is no time format ({error}): see strftime(3), as in \"%Y-%m-%dT%H:%M:%SZ\""),
-            )),
-        }
+    /// A clock for this format, up to the first NUL in it.
+    pub(super) fn new(format: &str, zone: Zone) -> Self {
+        let format = format.split('\0').next().unwrap_or_default();
+        let format = CString::new(format!(".{format}")).unwrap_or_default();
+        Self { format, zone, second: None, text: Vec::new() }
     }
 
     /// The time's text; `None` for times that no calendar reaches.
@@ -102,15 +120,13 @@ impl Clock {
         if self.second != Some(second) {
             self.render(second)?;
         }
-        Some(self.text.as_bytes())
+        self.text.get(1..)
     }
 
     #[cold]
     fn render(&mut self, second: u64) -> Option<()> {
         self.second = None;
-        self.text.clear();
-        let time = jiff::Timestamp::from_second(i64::try_from(second).ok()?).ok()?.to_zoned(self.zone.clone());
-        write!(self.text, "{}", time.strftime(&self.format)).ok()?;
+        show_time(&self.format, i64::try_from(second).ok()?, self.zone, &mut self.text).then_some(())?;
         self.second = Some(second);
         Some(())
     }
@@ -139,12 +155,22 @@ mod tests {
 
     #[test]
     fn a_clock_shows_each_second() {
-        let mut clock = Clock::new("%Y-%m-%dT%H:%M:%SZ", TimeZone::UTC, 0).unwrap();
+        let mut clock = Clock::new("%Y-%m-%dT%H:%M:%SZ", Zone::Utc);
         assert_eq!(clock.text(Timestamp(1_700_000_000_999_999)), Some(&b"2023-11-14T22:13:20Z"[..]));
         assert_eq!(clock.text(Timestamp(1_700_000_001_000_000)), Some(&b"2023-11-14T22:13:21Z"[..]));
-        assert_eq!(clock.text(Timestamp(u64::MAX)), None);
         assert_eq!(clock.text(Timestamp(1_700_000_001_000_000)), Some(&b"2023-11-14T22:13:21Z"[..]));
-        assert_eq!(Clock::new("%", TimeZone::UTC, 7).map(drop).map_err(|error| error.offset), Err(7));
+        let time = Timestamp(1_700_000_000_000_000);
+        assert_eq!(Clock::new("", Zone::Local).text(time), Some(&b""[..]));
+        assert_eq!(Clock::new(&"%c".repeat(9), Zone::Utc).text(time).map(<[u8]>::len), Some(24 * 9));
+        assert_eq!(Clock::new(&"%c".repeat(999), Zone::Utc).text(time), None, "too long");
+    }
+
+    #[test]
+    fn time_formats_are_checked() {
+        for (format, right) in [("%", false), ("%Q", false), ("%E", false), ("%-d %Ey %% %T", true), ("", true)] {
+            let result = check_time_format(format, 7);
+            assert_eq!(result.map_err(|error| error.offset), if right { Ok(()) } else { Err(7) }, "{format}");
+        }
     }
 
     proptest! {

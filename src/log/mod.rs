@@ -24,10 +24,11 @@ mod simulation;
 pub use api::ApiLog;
 pub(crate) use filter::Beginning;
 pub use filter::Filter;
+pub use kafkalog_ffi::VARNISH_VERSION;
 pub use live::LiveLog;
 pub use record::{Offer, Record, Records, Run};
 pub use recording::Recording;
-pub use tag::Tag;
+pub use tag::{Tag, TagGlobError};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -83,6 +84,11 @@ pub enum Side {
     Client,
     /// Requests to backends.
     Backend,
+}
+
+/// White space between a record's words, as isspace(3) has it: vertical tabs are some.
+pub(crate) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 /// A place in the log in shared memory, between two records. Valid for one life of varnishd's child.

@@ -51,23 +51,54 @@ impl Tag {
         self.0.wrapping_sub(1) < Self::RESERVED.0 - 1
     }
 
-    /// The tag of this name, upper or lower case; a prefix will do while it is the only one, as for varnishlog. `None`
-    /// where there is none, or more than one.
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        let matches = |full: &str| {
-            full.len() >= name.len() && full.as_bytes()[..name.len()].eq_ignore_ascii_case(name.as_bytes())
-        };
-        let mut found = None;
-        for row in tag::all().filter(|row| matches(row.name)) {
-            if row.name.len() == name.len() {
-                return Some(Self(row.number));
-            }
-            if found.replace(Self(row.number)).is_some() {
-                return None;
-            }
+    /// The tag of this name, upper or lower case; a prefix will do while it is the only one, as for varnishlog.
+    ///
+    /// # Errors
+    ///
+    /// [`TagGlobError`] where there is none, or more than one.
+    pub fn by_name(name: &str) -> Result<Self, TagGlobError> {
+        let mut tags = Vec::new();
+        if name.contains('*') {
+            return Err(TagGlobError::None);
         }
-        found
+        Self::add_by_glob(name.as_bytes(), &mut tags)?;
+        Ok(tags[0])
+    }
+
+    /// Adds the tags that a glob names: a name as for [`by_name`](Self::by_name), or one with a `*` in it for any text.
+    ///
+    /// # Errors
+    ///
+    /// [`TagGlobError`] when it names none, or says nothing clear.
+    pub fn add_by_glob(glob: &[u8], tags: &mut Vec<Self>) -> Result<(), TagGlobError> {
+        let before = tags.len();
+        let begins =
+            |full: &&[u8], text: &[u8]| full.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text));
+        let rows = || tag::all().map(|row| (row.name.as_bytes(), Self(row.number)));
+        let mut parts = glob.split(|byte| *byte == b'*');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(name), None, _) if !name.is_empty() => {
+                let mut found = rows().filter(|(full, _)| begins(full, name));
+                let exact = rows().find(|(full, _)| full.eq_ignore_ascii_case(name));
+                match (exact, found.next(), found.next()) {
+                    (Some((_, tag)), ..) | (None, Some((_, tag)), None) => tags.push(tag),
+                    (None, Some(_), Some(_)) => return Err(TagGlobError::Ambiguous),
+                    (None, None, _) => {}
+                }
+            }
+            (Some(first), Some(last), None) => tags.extend(
+                rows()
+                    .filter(|(full, _)| {
+                        full.len() >= first.len() + last.len()
+                            && begins(full, first)
+                            && full[full.len() - last.len()..].eq_ignore_ascii_case(last)
+                    })
+                    .map(|(_, tag)| tag),
+            ),
+            (_, _, Some(_)) => return Err(TagGlobError::Syntax),
+            _ => {}
+        }
+        if tags.len() > before { Ok(()) } else { Err(TagGlobError::None) }
     }
 
     /// Whether payloads are binary, not text (`SLT_F_BINARY`).
@@ -115,6 +146,17 @@ impl Tag {
     }
 }
 
+/// What is wrong with the name of a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagGlobError {
+    /// There is none.
+    None,
+    /// Several begin so.
+    Ambiguous,
+    /// Only one `*` is understood.
+    Syntax,
+}
+
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
@@ -130,12 +172,28 @@ mod tests {
 
     #[test]
     fn names_are_found_in_any_case_and_abbreviated_while_unique() {
-        assert_eq!(Tag::by_name("ReqURL"), Some(Tag::REQ_URL));
-        assert_eq!(Tag::by_name("requrl"), Some(Tag::REQ_URL));
-        assert_eq!(Tag::by_name("ReqUR"), Some(Tag::REQ_URL));
-        assert_eq!(Tag::by_name("Req"), None, "ReqStart, ReqURL, …");
+        assert_eq!(Tag::by_name("ReqURL"), Ok(Tag::REQ_URL));
+        assert_eq!(Tag::by_name("requrl"), Ok(Tag::REQ_URL));
+        assert_eq!(Tag::by_name("ReqUR"), Ok(Tag::REQ_URL));
+        assert_eq!(Tag::by_name("Req"), Err(TagGlobError::Ambiguous), "ReqStart, ReqURL, …");
         assert_eq!(Tag::by_name("Hit"), Tag::by_name("hit"), "a whole name wins over its longer neighbours");
-        assert_eq!(Tag::by_name("NoSuch"), None);
+        assert_eq!(Tag::by_name("NoSuch"), Err(TagGlobError::None));
         assert_eq!(Tag::REQ_URL.name(), Some("ReqURL"));
+    }
+
+    #[test]
+    fn globs_name_many_tags() {
+        let tags = |glob: &str| {
+            let mut tags = Vec::new();
+            Tag::add_by_glob(glob.as_bytes(), &mut tags).map(|()| tags)
+        };
+        assert_eq!(tags("*reqURL"), Ok(vec![Tag::REQ_URL, Tag::BEREQ_URL]));
+        assert_eq!(tags("bereq*url"), Ok(vec![Tag::BEREQ_URL]));
+        assert_eq!(tags("ReqUR"), Ok(vec![Tag::REQ_URL]));
+        assert!(tags("*").is_ok_and(|tags| tags.len() > 80));
+        assert_eq!(tags("ReqURLReqURL*"), Err(TagGlobError::None));
+        assert_eq!(tags("Req"), Err(TagGlobError::Ambiguous));
+        assert_eq!(tags("*e*"), Err(TagGlobError::Syntax));
+        assert_eq!(tags(""), Err(TagGlobError::None));
     }
 }

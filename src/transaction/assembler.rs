@@ -1,19 +1,20 @@
-//! The assembler: from records in log order to whole transactions.
+//! The assembler: from records in log order to whole transactions, and to sets of them.
 //!
-//! Transactions interleave, and one may come in pieces far apart, so records are told apart by vxid alone. Each open
-//! transaction has a slot; slots are used again with their memory, so that nothing is allocated once there are enough.
-//! A list through the slots, oldest first, finds the ones to give up: when there are too many, or one takes too long.
+//! Transactions interleave, and one may come in pieces far apart, so records are told apart by vxid alone. Those that are
+//! never ended are given up: when there are too many, or one takes too long.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
 use crate::log::{Filter, Offer, Position, Record, Records, Side, Tag};
+use crate::query::TestTable;
 
-use super::matcher::Matchers;
+use super::CaptureTable;
+use super::family::{Family, Kind, Link, Reason};
+use super::matcher::{Attention, Matchers, Stop};
+use super::set::{Grouping, Set};
+use super::slots::{Slot, Slots};
 use super::values::Values;
-use super::{CaptureTable, Transaction};
 
 /// How much may be unfinished.
 #[derive(Debug, Clone, Copy)]
@@ -24,17 +25,49 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
-/// Which transactions are wanted.
+/// Which transactions are wanted, and how.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Interest {
     /// Requests of clients.
     pub client: bool,
     /// Requests to backends.
     pub backend: bool,
+    /// Sub-requests for ESI, too.
+    pub esi: bool,
+    /// Requests with `HttpGarbage`, too.
+    pub garbage: bool,
+    /// The sets that are handed out: single transactions, requests, sessions. Larger ones take all of their transactions,
+    /// whatever is said above.
+    pub sets: Sets,
+}
+
+/// Kinds of sets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sets(u8);
+
+impl Sets {
+    /// With sets of this kind.
+    #[must_use]
+    pub const fn with(self, grouping: Grouping) -> Self {
+        Self(self.0 | 1 << grouping as u8)
+    }
+
+    /// Whether sets of this kind are among them.
+    #[inline]
+    #[must_use]
+    pub const fn has(self, grouping: Grouping) -> bool {
+        self.0 >> grouping as u8 & 1 == 1
+    }
+
+    /// Whether transactions need to know their relatives.
+    #[inline]
+    fn are_linked(self) -> bool {
+        self.has(Grouping::Request) || self.has(Grouping::Session)
+    }
 }
 
 impl Interest {
-    /// Whether transactions of this side are wanted.
+    /// Whether single transactions of this side are wanted.
     #[inline]
     fn in_side(self, side: Side) -> bool {
         match side {
@@ -50,15 +83,22 @@ const REQUEST: &[u8] = b"req ";
 /// What a `Begin` record begins with that opens a request to a backend.
 const BACKEND_REQUEST: &[u8] = b"bereq ";
 
-const NONE: u32 = u32::MAX;
+/// Why a transaction is given up: what varnishlog says in a `VSL` record of its own making.
+#[derive(Debug, Clone, Copy)]
+enum GivenUp {
+    Overflow,
+    Timeout,
+    Flush,
+}
 
-#[derive(Debug)]
-struct Slot {
-    values: Values,
-    began: Instant,
-    position: Option<Position>,
-    older: u32,
-    younger: u32,
+impl GivenUp {
+    fn text(self) -> &'static [u8] {
+        match self {
+            Self::Overflow => b"store overflow\0",
+            Self::Timeout => b"timeout\0",
+            Self::Flush => b"flush\0",
+        }
+    }
 }
 
 /// Puts transactions together.
@@ -68,30 +108,26 @@ pub struct Assembler {
     captures: usize,
     interest: Interest,
     limits: Limits,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    open: HashMap<u64, u32, BuildHasherDefault<VxidHasher>>,
+    slots: Slots,
     /// The slots that may have values in the run that is being read.
     touched: Vec<u32>,
-    oldest: u32,
-    youngest: u32,
+    /// The set that is being handed out, kept for its memory.
+    members: Vec<(u32, i32)>,
 }
 
 impl Assembler {
-    /// An assembler for these captures.
+    /// An assembler for these captures and queries.
     #[must_use]
-    pub fn new(table: &CaptureTable, interest: Interest, limits: Limits) -> Self {
+    pub fn new(table: &CaptureTable, tests: &TestTable, interest: Interest, limits: Limits) -> Self {
+        let attention = Attention { links: interest.sets.are_linked(), garbage: !interest.garbage };
         Self {
-            matchers: Matchers::new(table.captures()),
+            matchers: Matchers::new(table.captures(), tests, attention),
             captures: table.captures().len(),
             interest,
             limits,
-            slots: Vec::new(),
-            free: Vec::new(),
-            open: HashMap::with_capacity_and_hasher(limits.transactions + 1, BuildHasherDefault::default()),
+            slots: Slots::new(limits.transactions),
             touched: Vec::new(),
-            oldest: NONE,
-            youngest: NONE,
+            members: Vec::new(),
         }
     }
 
@@ -100,6 +136,11 @@ impl Assembler {
     pub fn wanted(&self) -> Filter {
         let mut wanted = Filter::NONE;
         self.matchers.add_to(&mut wanted);
+        if self.interest.sets.are_linked() {
+            wanted.add_side(Side::Client);
+            wanted.add_side(Side::Backend);
+            wanted.add(Tag::BEGIN);
+        }
         for (side, kind) in [(Side::Client, REQUEST), (Side::Backend, BACKEND_REQUEST)] {
             if self.interest.in_side(side) {
                 wanted.add_side(side);
@@ -110,34 +151,33 @@ impl Assembler {
         wanted
     }
 
-    /// Transactions that have begun and not ended.
+    /// Transactions that have begun and not been handed out.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.open.len()
+        self.slots.in_use()
     }
 
     /// Where the oldest open transaction began; `None` when there is none, or the source has no positions.
     #[must_use]
     pub fn oldest_position(&self) -> Option<Position> {
-        self.slots.get(self.oldest as usize).and_then(|slot| slot.position)
+        self.slots.oldest().and_then(|slot| self.slots[slot].position)
     }
 
-    /// Takes a run of records that begins at `position`; `done` gets the transactions that end in it, and the ones that have
-    /// to make room.
+    /// Takes a run of records that begins at `position`; `done` gets the sets that end in it, and the ones that have to make
+    /// room.
     pub fn run(
         &mut self,
         mut records: Records<'_>,
         now: Instant,
         position: Option<Position>,
         counters: &Counters,
-        mut done: impl FnMut(&Transaction<'_>),
+        mut done: impl FnMut(&Set<'_>),
     ) {
         // A run whose reading ended in a panic is gone.
         self.keep_values(&[]);
         let log = records.log();
         while let Some(record) = records.peek() {
-            let slot = self.open.get(&record.vxid).copied();
-            let Some(slot) = slot.or_else(|| self.begin(&record, log, now, position, counters, &mut done)) else {
+            let Some(slot) = self.slot_of(&record, log, now, position, counters, &mut done) else {
                 // The rest of a transaction that is not wanted, or whose begin was not seen.
                 records.next();
                 records.offer(|next| {
@@ -146,8 +186,10 @@ impl Assembler {
                 continue;
             };
             self.touched.push(slot);
-            if self.matchers.take(&mut records, &mut self.slots[slot as usize].values) {
-                self.close(slot, log, &mut done);
+            match self.matchers.take(&mut records, &mut self.slots[slot].values) {
+                Stop::Left => {}
+                Stop::Ended => self.end(slot, log, &mut done),
+                Stop::Linked(payload) => self.link_child(slot, payload, now, position),
             }
         }
         self.keep_values(log);
@@ -156,112 +198,256 @@ impl Assembler {
     /// Copies the values of open transactions that are in `log`, which is about to go.
     fn keep_values(&mut self, log: &[u8]) {
         for slot in self.touched.drain(..) {
-            self.slots[slot as usize].values.keep(log);
+            self.slots[slot].values.keep(log);
         }
     }
 
     /// Gives up the transactions that have been open for too long. Cheap when there is none.
-    pub fn expire(&mut self, now: Instant, counters: &Counters, mut done: impl FnMut(&Transaction<'_>)) {
-        while let Some(slot) = self.slots.get(self.oldest as usize) {
-            if now.saturating_duration_since(slot.began) < self.limits.timeout {
+    pub fn expire(&mut self, now: Instant, counters: &Counters, mut done: impl FnMut(&Set<'_>)) {
+        while let Some(slot) = self.slots.oldest() {
+            if now.saturating_duration_since(self.slots[slot].began) < self.limits.timeout {
                 return;
             }
-            self.give_up(self.oldest, &[], counters, &mut done);
+            self.give_up(slot, GivenUp::Timeout, &[], counters, &mut done);
         }
     }
 
     /// Gives up every open transaction: the log broke, and what is missing of them will not come.
-    pub fn give_up_all(&mut self, counters: &Counters, mut done: impl FnMut(&Transaction<'_>)) {
-        while self.oldest != NONE {
-            self.give_up(self.oldest, &[], counters, &mut done);
+    pub fn give_up_all(&mut self, counters: &Counters, mut done: impl FnMut(&Set<'_>)) {
+        while let Some(slot) = self.slots.oldest() {
+            self.give_up(slot, GivenUp::Flush, &[], counters, &mut done);
         }
     }
 
-    /// Opens the transaction that a record begins, if it does and if that is wanted.
-    fn begin(
+    /// The slot of a record's transaction, which it may open. `None` if that is not wanted, or has ended.
+    #[inline]
+    fn slot_of(
         &mut self,
         record: &Record<'_>,
         log: &[u8],
         now: Instant,
         position: Option<Position>,
         counters: &Counters,
-        done: &mut impl FnMut(&Transaction<'_>),
+        done: &mut impl FnMut(&Set<'_>),
     ) -> Option<u32> {
-        if record.tag != Tag::BEGIN || !self.interest.in_side(record.side) || !is_request(record.payload) {
-            return None;
+        let known = self.slots.of(record.vxid);
+        if record.tag == Tag::BEGIN && (known.is_none() || self.interest.sets.are_linked()) {
+            return self.begin(record, known, log, now, position, counters, done);
         }
-        if self.open.len() >= self.limits.transactions {
-            self.give_up(self.oldest, log, counters, done);
+        known.filter(|slot| !self.slots[*slot].family.ended)
+    }
+
+    /// Opens the transaction that a record begins, if it does and if that is wanted.
+    #[expect(clippy::too_many_arguments, reason = "what a run of records has, once more")]
+    fn begin(
+        &mut self,
+        record: &Record<'_>,
+        known: Option<u32>,
+        log: &[u8],
+        now: Instant,
+        position: Option<Position>,
+        counters: &Counters,
+        done: &mut impl FnMut(&Set<'_>),
+    ) -> Option<u32> {
+        let Interest { sets, .. } = self.interest;
+        if !sets.are_linked() {
+            let esi = request(record.payload).filter(|_| self.interest.in_side(record.side))?;
+            if esi && !self.interest.esi {
+                return None;
+            }
+            let slot = self.open_slot(record.vxid, log, now, position, counters, done);
+            let Values { side, esi: is_esi, .. } = &mut self.slots[slot].values;
+            (*side, *is_esi) = (record.side, esi);
+            return Some(slot);
         }
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { values: Values::new(), began: now, position, older: NONE, younger: NONE });
-            (self.slots.len() - 1) as u32
-        });
-        let entry = &mut self.slots[slot as usize];
-        entry.values.begin(record.vxid, record.side, self.captures);
-        (entry.began, entry.position, entry.older, entry.younger) = (now, position, self.youngest, NONE);
-        match self.slots.get_mut(self.youngest as usize) {
-            Some(youngest) => youngest.younger = slot,
-            None => self.oldest = slot,
+        let link = Link::parse(record.payload)
+            .filter(|link| link.kind != Kind::Unknown && (link.kind != Kind::Session || sets.has(Grouping::Session)))?;
+        let slot = match known {
+            Some(slot) if self.slots[slot].family.ended => return None,
+            Some(slot) => slot,
+            None => self.open_slot(record.vxid, log, now, position, counters, done),
+        };
+        self.set_kind(slot, link);
+        self.slots[slot].family.begun = true;
+        let is_top = !sets.has(Grouping::Session) && (link.kind, link.reason) == (Kind::Request, Reason::Received);
+        if link.vxid != 0 && link.vxid != record.vxid && !is_top && self.slots[slot].family.parent.is_none() {
+            match self.slots.of(link.vxid) {
+                Some(parent) if self.slots[parent].family.ended => {}
+                Some(parent) => self.set_parent(parent, slot),
+                None => {
+                    let parent = self.slots.open(link.vxid, self.captures, now, position);
+                    self.set_parent(parent, slot);
+                }
+            }
         }
-        self.youngest = slot;
-        self.open.insert(record.vxid, slot);
         Some(slot)
     }
 
-    fn give_up(&mut self, slot: u32, log: &[u8], counters: &Counters, done: &mut impl FnMut(&Transaction<'_>)) {
-        self.slots[slot as usize].values.incomplete = true;
+    fn open_slot(
+        &mut self,
+        vxid: u64,
+        log: &[u8],
+        now: Instant,
+        position: Option<Position>,
+        counters: &Counters,
+        done: &mut impl FnMut(&Set<'_>),
+    ) -> u32 {
+        while self.slots.in_use() >= self.limits.transactions
+            && let Some(oldest) = self.slots.oldest()
+        {
+            self.give_up(oldest, GivenUp::Overflow, log, counters, done);
+        }
+        self.slots.open(vxid, self.captures, now, position)
+    }
+
+    /// Takes note of a child that a transaction names.
+    fn link_child(&mut self, parent: u32, payload: &[u8], now: Instant, position: Option<Position>) {
+        let Some(link) = Link::parse(payload) else { return };
+        let Slot { values, family, .. } = &self.slots[parent];
+        let is_apart = family.kind == Kind::Session && !self.interest.sets.has(Grouping::Session);
+        if is_apart || link.vxid == 0 || link.vxid == values.vxid {
+            return;
+        }
+        let child = match self.slots.of(link.vxid) {
+            Some(child) if self.slots[child].family.parent.is_some() || self.slots[child].family.ended => return,
+            Some(child) => child,
+            None => self.slots.open(link.vxid, self.captures, now, position),
+        };
+        self.set_kind(child, link);
+        self.set_parent(parent, child);
+    }
+
+    fn set_kind(&mut self, slot: u32, Link { kind, reason, .. }: Link) {
+        let Slot { values, family, .. } = &mut self.slots[slot];
+        (family.kind, family.reason) = (kind, reason);
+        values.side = match kind {
+            Kind::Request => Side::Client,
+            Kind::BackendRequest => Side::Backend,
+            Kind::Session | Kind::Unknown => Side::None,
+        };
+        values.esi = reason == Reason::Esi;
+    }
+
+    /// Makes one the other's parent, unless that would close a circle.
+    fn set_parent(&mut self, parent: u32, child: u32) {
+        let began = self.slots[child].position;
+        let mut ancestor = Some(parent);
+        while let Some(slot) = ancestor {
+            if slot == child {
+                return;
+            }
+            ancestor = self.slots[slot].family.parent;
+        }
+        self.slots[parent].family.children.push(child);
+        self.slots[child].family.parent = Some(parent);
+        // What is read again for the sake of an open transaction must reach back to its children.
+        let mut ancestor = Some(parent);
+        while let Some(slot) = ancestor {
+            let entry = &mut self.slots[slot];
+            if let (Some(one), Some(other)) = (began, entry.position)
+                && one.is_before(other)
+            {
+                entry.position = Some(one);
+            }
+            ancestor = entry.family.parent;
+        }
+    }
+
+    /// Ends a transaction as varnishlog does, with records of its own making.
+    fn give_up(&mut self, slot: u32, why: GivenUp, log: &[u8], counters: &Counters, done: &mut impl FnMut(&Set<'_>)) {
+        let Slot { values, family, .. } = &mut self.slots[slot];
+        values.keep(log);
+        if self.interest.sets.are_linked() && !family.begun {
+            let begin = format!("{} 0 synth\0", family.kind.name());
+            self.matchers.take_made_up(Tag::BEGIN, begin.as_bytes(), values);
+        }
+        self.matchers.take_made_up(Tag::VSL, why.text(), values);
+        self.matchers.take_made_up(Tag::END, b"synth\0", values);
+        values.incomplete = true;
         counters.incomplete.add(1);
-        self.close(slot, log, done);
+        self.end(slot, log, done);
     }
 
-    /// Frees the slot, then hands the transaction on: should that panic, the assembler is whole.
-    fn close(&mut self, slot: u32, log: &[u8], done: &mut impl FnMut(&Transaction<'_>)) {
-        let entry = &self.slots[slot as usize];
-        let (older, younger, vxid) = (entry.older, entry.younger, entry.values.vxid);
-        match self.slots.get_mut(older as usize) {
-            Some(older) => older.younger = younger,
-            None => self.oldest = younger,
+    /// A transaction has ended: hands out the sets that are whole with it. Slots are freed first: should `done` panic, the
+    /// assembler is whole.
+    fn end(&mut self, slot: u32, log: &[u8], done: &mut impl FnMut(&Set<'_>)) {
+        let Interest { sets, client, backend, .. } = self.interest;
+        self.slots.end(slot);
+        if !sets.are_linked() {
+            self.slots.free(slot);
+            done(&Set { grouping: Grouping::Vxid, members: &[(slot, 1)], slots: self.slots.all(), log });
+            self.slots[slot].values.end();
+            return;
         }
-        match self.slots.get_mut(younger as usize) {
-            Some(younger) => younger.older = older,
-            None => self.youngest = older,
+        let single = sets.has(Grouping::Vxid)
+            && match self.slots[slot].values.side {
+                Side::Client => client,
+                Side::Backend => backend,
+                Side::None => false,
+            };
+        self.slots[slot].family.ended = true;
+        if single {
+            done(&Set { grouping: Grouping::Vxid, members: &[(slot, 1)], slots: self.slots.all(), log });
         }
-        self.open.remove(&vxid);
-        self.free.push(slot);
-        let values = &mut self.slots[slot as usize].values;
-        if !values.left_out {
-            done(&values.transaction(log));
+        let mut ready = slot;
+        while self.slots[ready].family.is_ready() {
+            let Family { kind, parent, .. } = self.slots[ready].family;
+            let of_session = parent.is_some_and(|parent| self.slots[parent].family.kind == Kind::Session);
+            let grouping = match kind {
+                Kind::Request if parent.is_none() || of_session => Some(Grouping::Request),
+                Kind::Session if parent.is_none() => Some(Grouping::Session),
+                _ => None,
+            };
+            let grouping = grouping.filter(|grouping| sets.has(*grouping));
+            if grouping.is_some() || parent.is_none() {
+                self.hand_out(ready, grouping, parent.is_none(), log, done);
+            }
+            let Some(parent) = parent else { return };
+            self.slots[parent].family.children_ready += 1;
+            ready = parent;
         }
-        values.end();
+    }
+
+    /// Hands out a transaction with all that came of it, and frees their slots if that was the `last` time.
+    fn hand_out(
+        &mut self,
+        top: u32,
+        grouping: Option<Grouping>,
+        last: bool,
+        log: &[u8],
+        done: &mut impl FnMut(&Set<'_>),
+    ) {
+        let mut members = std::mem::take(&mut self.members);
+        members.clear();
+        members.push((top, 1));
+        let mut index = 0;
+        while let Some((slot, level)) = members.get(index).copied() {
+            for child in &self.slots[slot].family.children {
+                // A restart is the same request once more.
+                let deeper = i32::from(self.slots[*child].family.reason != Reason::Restart);
+                members.push((*child, level + deeper));
+            }
+            index += 1;
+        }
+        if last {
+            members.iter().for_each(|(slot, _)| self.slots.free(*slot));
+        }
+        if let Some(grouping) = grouping {
+            done(&Set { grouping, members: &members, slots: self.slots.all(), log });
+        }
+        if last {
+            members.iter().for_each(|(slot, _)| self.slots[*slot].values.end());
+        }
+        self.members = members;
     }
 }
 
-/// Whether a `Begin` record opens a request that gets a line: of a client or to a backend, but neither a session nor a
-/// sub-request for ESI, which varnishncsa shows only when asked (`-E`). Payload: type, parent's vxid, reason.
-fn is_request(payload: &[u8]) -> bool {
+/// Whether the request that a `Begin` record opens, of a client or to a backend, is a sub-request for ESI; `None` if it opens
+/// no request but a session. Payload: type, parent's vxid, reason.
+fn request(payload: &[u8]) -> Option<bool> {
     match payload.strip_prefix(REQUEST) {
-        Some(rest) => rest.split(|byte| *byte == b' ' || *byte == 0).nth(1) != Some(b"esi"),
-        None => payload.starts_with(BACKEND_REQUEST),
-    }
-}
-
-/// vxids are handed out in sequence, so that one multiplication spreads them well enough.
-#[derive(Debug, Default)]
-struct VxidHasher(u64);
-
-impl Hasher for VxidHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, vxid: u64) {
-        // 2⁶⁴ divided by the golden ratio; the table uses the top bits as well as the bottom ones.
-        self.0 = (self.0 ^ vxid).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+        Some(rest) => Some(rest.split(|byte| *byte == b' ' || *byte == 0).nth(1) == Some(b"esi")),
+        None => payload.starts_with(BACKEND_REQUEST).then_some(false),
     }
 }
 
@@ -279,7 +465,8 @@ mod tests {
         let mut table = CaptureTable::default();
         let url = table.intern(Capture::of([Tag::REQ_URL, Tag::BEREQ_URL], &Select::Line, Pick::First));
         let limits = Limits { transactions: limit, timeout: Duration::from_secs(10) };
-        (Assembler::new(&table, Interest { client: true, backend: false }, limits), url)
+        let interest = Interest { client: true, ..Interest::default() };
+        (Assembler::new(&table, &TestTable::default(), interest, limits), url)
     }
 
     /// A run of one record.
@@ -294,7 +481,8 @@ mod tests {
         let mut out = Vec::new();
         for (second, (tag, vxid, payload)) in (0..).zip(records) {
             let now = start + Duration::from_secs(second);
-            let mut done = |transaction: &Transaction<'_>| {
+            let mut done = |set: &Set<'_>| {
+                let transaction = set.transactions().next().unwrap();
                 let text = String::from_utf8_lossy(transaction.value(url).unwrap_or(b"-")).into_owned();
                 out.push((transaction.vxid, text, transaction.incomplete));
             };
@@ -349,7 +537,7 @@ mod tests {
             let records = [(Tag::BEGIN, vxid, "req 1 rxreq"), (Tag::REQ_URL, vxid, "/"), (Tag::END, vxid, "\0")];
             assert_eq!(run(&mut assembler, url, &records).len(), 1);
         }
-        assert_eq!(assembler.slots.len(), 1);
+        assert_eq!(assembler.slots.all().len(), 1);
     }
 
     #[test]
@@ -392,7 +580,8 @@ mod tests {
                     records.push((tag, *vxid, if tag == Tag::BEGIN { &b"req 0 rxreq"[..] } else { text.as_bytes() }));
                 }
                 let mut run = Run::of_records(1, records);
-                assembler.run(run.records(Layout::One), now, None, &counters, |transaction| {
+                assembler.run(run.records(Layout::One), now, None, &counters, |set| {
+                    let transaction = set.transactions().next().unwrap();
                     let url = transaction.value(url).map(|url| String::from_utf8_lossy(url).into_owned());
                     got.push((transaction.vxid, url));
                 });

@@ -26,6 +26,8 @@ pub enum Select {
     Header(Box<[u8]>),
     /// A field of what follows a prefix such as `Start:`, counted from 1. Upper and lower case are the same.
     HeaderField(Box<[u8]>, u8),
+    /// What follows `Name: scheme ` (RFC 9110, section 11.4), without white space around it. Upper and lower case are the same.
+    Scheme(Box<[u8]>, Box<[u8]>),
     /// What follows `key:`, to the letter, without white space around it.
     Key(Box<[u8]>),
 }

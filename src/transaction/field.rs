@@ -1,6 +1,7 @@
 //! Fields of a record's text, separated by white space.
 
 use crate::block::{WIDTH, at_most};
+use crate::log::is_space;
 
 /// Field `number`, from 1, of a text that is part of `log`.
 pub(super) fn field<'a>(text: &'a [u8], number: u8, log: &[u8]) -> Option<&'a [u8]> {
@@ -29,7 +30,7 @@ pub(super) fn field<'a>(text: &'a [u8], number: u8, log: &[u8]) -> Option<&'a [u
 /// The same for any text and any field.
 #[cold]
 fn field_beyond(text: &[u8], number: u8) -> Option<&[u8]> {
-    let mut fields = text.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    let mut fields = text.split(|byte| is_space(*byte)).filter(|field| !field.is_empty());
     fields.nth(usize::from(number).checked_sub(1)?)
 }
 

@@ -1,6 +1,7 @@
 //! Matchers: captures as they are applied to each record, found by its tag and by how its payload begins.
 
-use crate::log::{Beginning, Filter, Offer, Records, Tag};
+use crate::log::{Beginning, Filter, Offer, Records, Tag, is_space};
+use crate::query::{RecordTest, TestId, TestTable};
 
 use super::Handling;
 use super::capture::{Capture, CaptureId, Pick, Select, Source};
@@ -13,7 +14,23 @@ use super::values::Values;
 pub(super) struct Matchers {
     /// The first matcher for each tag and beginning of a payload, or [`NONE`].
     first: Box<[[u32; Beginning::COUNT]; 256]>,
+    /// The same for the records that end a transaction, and for those that link it to another, which stop the search.
+    at_end: [u32; Beginning::COUNT],
+    at_link: [u32; Beginning::COUNT],
     matchers: Vec<Matcher>,
+    tests: Vec<RecordTest>,
+    schemes: Vec<Box<[u8]>>,
+}
+
+/// Why taking records stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop<'a> {
+    /// The next record is another transaction's, or there is none.
+    Left,
+    /// The transaction ended.
+    Ended,
+    /// It is linked to another one: the payload of its `Link` record.
+    Linked(&'a [u8]),
 }
 
 /// What a record is tried against.
@@ -31,6 +48,9 @@ const NONE: u32 = u32::MAX;
 /// In place of a matcher: the transaction ends.
 const ENDED: u32 = u32::MAX - 1;
 
+/// In place of a matcher: the transaction is linked to another.
+const LINKED: u32 = u32::MAX - 2;
+
 /// What a record does that matches.
 #[derive(Debug, Clone, Copy)]
 enum Then {
@@ -40,6 +60,8 @@ enum Then {
     Handle(Handling),
     /// The transaction gets no line; only if nothing follows the name, where that must be all.
     LeaveOut { whole: bool },
+    /// A query asks something of what follows the name.
+    Test(TestId),
 }
 
 /// Which part of what follows the name.
@@ -49,6 +71,8 @@ enum Part {
     Whole,
     /// A field, separated by white space, counted from 1.
     Field(u8),
+    /// What follows this scheme and a space.
+    Scheme(u32),
 }
 
 /// Records that tell how a request was handled, or that it gets no line. varnishd writes methods in upper case and actions
@@ -63,10 +87,20 @@ const TELLING: [(Tag, &[u8], Then); 7] = [
     (Tag::VCL_RETURN, b"restart", Then::LeaveOut { whole: true }),
 ];
 
+/// What is looked for, beside the captures and tests.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attention {
+    /// `Link` records stop the search.
+    pub(super) links: bool,
+    /// Transactions with `HttpGarbage` are left out.
+    pub(super) garbage: bool,
+}
+
 impl Matchers {
-    /// Matchers for these captures, and for what is asked of every transaction.
-    pub(super) fn new(captures: &[Capture]) -> Self {
+    /// Matchers for these captures and tests, and for what is asked of every transaction.
+    pub(super) fn new(captures: &[Capture], tests: &TestTable, attention: Attention) -> Self {
         let mut by_tag = vec![Vec::new(); 256];
+        let mut schemes = Vec::new();
         let mut add = |tag: Tag, name, then| by_tag[usize::from(tag.number())].push((name, then));
         for (index, Capture(sources)) in captures.iter().enumerate() {
             for Source { tag, select, pick } in sources {
@@ -75,6 +109,11 @@ impl Matchers {
                     Select::Field(number) => (Name::any(), Part::Field(*number)),
                     Select::Header(name) => (Name::before_colon(name, true), Part::Whole),
                     Select::HeaderField(name, number) => (Name::before_colon(name, true), Part::Field(*number)),
+                    Select::Scheme(name, scheme) => {
+                        let scheme = [scheme, &b" "[..]].concat();
+                        schemes.push(scheme.into());
+                        (Name::before_colon(name, true), Part::Scheme((schemes.len() - 1) as u32))
+                    }
                     Select::Key(key) => (Name::before_colon(key, false), Part::Whole),
                 };
                 add(*tag, name, Then::Keep(CaptureId(index), *pick, part));
@@ -83,7 +122,15 @@ impl Matchers {
         for (tag, text, then) in TELLING {
             add(tag, Name::of_whole(text), then);
         }
-        add(Tag::HTTP_GARBAGE, Name::any(), Then::LeaveOut { whole: false });
+        if attention.garbage {
+            add(Tag::HTTP_GARBAGE, Name::any(), Then::LeaveOut { whole: false });
+        }
+        for (id, test) in tests.iter() {
+            for tag in &test.tags {
+                let name = test.prefix.as_deref().map_or_else(Name::any, |prefix| Name::before_colon(prefix, true));
+                add(*tag, name, Then::Test(id));
+            }
+        }
 
         let mut matchers = Vec::new();
         let mut first = Box::new([[NONE; Beginning::COUNT]; 256]);
@@ -96,15 +143,26 @@ impl Matchers {
                 });
             }
         }
-        first[usize::from(Tag::END.number())] = [ENDED; Beginning::COUNT];
-        Self { first, matchers }
+        let mut stop_at =
+            |tag: Tag, mark| std::mem::replace(&mut first[usize::from(tag.number())], [mark; Beginning::COUNT]);
+        let at_end = stop_at(Tag::END, ENDED);
+        let at_link = if attention.links { stop_at(Tag::LINK, LINKED) } else { [NONE; Beginning::COUNT] };
+        let tests = tests.iter().map(|(_, test)| test.clone()).collect();
+        Self { first, at_end, at_link, matchers, tests, schemes }
     }
 
     /// Adds the records that are looked at.
     pub(super) fn add_to(&self, wanted: &mut Filter) {
         for (tag, first) in (0..=u8::MAX).map(Tag::from_number).zip(self.first.iter()) {
-            for first in first {
-                let mut next = *first;
+            for (index, first) in first.iter().enumerate() {
+                let mut next = match *first {
+                    ENDED => self.at_end[index],
+                    LINKED => {
+                        wanted.add(Tag::LINK);
+                        self.at_link[index]
+                    }
+                    first => first,
+                };
                 while let Some(matcher) = self.matchers.get(next as usize) {
                     match matcher.name.beginning {
                         Some(beginning) => wanted.add_beginning(tag, beginning),
@@ -116,28 +174,46 @@ impl Matchers {
         }
     }
 
-    /// Takes what is looked for from the next records that are of the same transaction as `values`. Returns whether it ended.
-    pub(super) fn take(&self, records: &mut Records<'_>, values: &mut Values) -> bool {
+    /// Takes what is looked for from the next records that are of the same transaction as `values`.
+    pub(super) fn take<'a>(&self, records: &mut Records<'a>, values: &mut Values) -> Stop<'a> {
         let log = records.log();
         let vxid = values.vxid;
         loop {
             // The first loop does nothing but look for a record of interest, in as few instructions as there can be.
-            let (mut next, mut payload) = (NONE, &log[..0]);
+            let (mut next, mut payload, mut beginning) = (NONE, &log[..0], 0);
             records.offer(|record| {
                 if record.vxid != vxid {
                     return Offer::Left;
                 }
-                let beginning = Beginning::of_payload(record.payload).index();
+                beginning = Beginning::of_payload(record.payload).index();
                 next = self.first[usize::from(record.tag.number())][beginning];
                 payload = record.payload;
                 if next == NONE { Offer::Taken } else { Offer::Last }
             });
             match next {
-                NONE => return false,
-                ENDED => return true,
+                NONE => return Stop::Left,
+                ENDED => {
+                    self.try_each(self.at_end[beginning], payload, values, log);
+                    return Stop::Ended;
+                }
+                LINKED => {
+                    self.try_each(self.at_link[beginning], payload, values, log);
+                    return Stop::Linked(payload);
+                }
                 _ => self.try_each(next, payload, values, log),
             }
         }
+    }
+
+    /// Takes what is looked for from a record that is not in the log. Values that are must have been kept before.
+    pub(super) fn take_made_up(&self, tag: Tag, payload: &[u8], values: &mut Values) {
+        let beginning = Beginning::of_payload(payload).index();
+        let first = match self.first[usize::from(tag.number())][beginning] {
+            ENDED => self.at_end[beginning],
+            first => first,
+        };
+        self.try_each(first, payload, values, payload);
+        values.keep(payload);
     }
 
     /// Tries this matcher and those behind it on a record of `log`.
@@ -147,7 +223,7 @@ impl Matchers {
         let head = bytes_at(log, start);
         while let Some(matcher) = self.matchers.get(next as usize) {
             if matcher.name.is_in(log, start, head) {
-                matcher.take(payload, values, log);
+                matcher.take(payload, values, log, self);
             }
             next = matcher.next;
         }
@@ -157,7 +233,7 @@ impl Matchers {
 impl Matcher {
     /// Takes the value of a record of `log` that begins with the name, if it is long enough.
     #[inline(always)]
-    fn take(&self, payload: &[u8], values: &mut Values, log: &[u8]) {
+    fn take(&self, payload: &[u8], values: &mut Values, log: &[u8], all: &Matchers) {
         let end = payload.len() - usize::from(payload.last() == Some(&0));
         // Where the payload is shorter than the name, what follows it in the log is no part of it.
         let Some(value) = payload.get(self.name.length..end) else { return };
@@ -165,10 +241,22 @@ impl Matcher {
             Then::Keep(capture, Pick::First, _) if values.has(capture) => {}
             Then::Keep(capture, _, Part::Whole) => take_whole(capture, value, values, log),
             Then::Keep(capture, _, Part::Field(number)) => take_field(capture, number, value, values, log),
+            Then::Keep(capture, _, Part::Scheme(scheme)) => {
+                take_behind_scheme(capture, &all.schemes[scheme as usize], value, values, log);
+            }
             Then::Handle(handling) if value.is_empty() => values.handling = handling,
             Then::Handle(_) => {}
             Then::LeaveOut { whole } => values.left_out |= value.is_empty() || !whole,
+            Then::Test(id) => test(id, &payload[self.name.length..], values, &all.tests),
         }
+    }
+}
+
+/// Tests what follows the name, unless a record before has met the test.
+#[inline(never)]
+fn test(id: TestId, text: &[u8], values: &mut Values, tests: &[RecordTest]) {
+    if !values.met.contains(id) && tests[id.index()].is_met(text) {
+        values.met.insert(id);
     }
 }
 
@@ -184,7 +272,18 @@ fn take_whole(capture: CaptureId, value: &[u8], values: &mut Values, log: &[u8])
 
 #[cold]
 fn take_trimmed(capture: CaptureId, value: &[u8], values: &mut Values, log: &[u8]) {
-    values.set(capture, value.trim_ascii(), log);
+    let start = value.iter().take_while(|byte| is_space(**byte)).count();
+    let end = value.iter().rev().take_while(|byte| is_space(**byte)).count();
+    values.set(capture, value.get(start..value.len() - end).unwrap_or(&value[start..start]), log);
+}
+
+/// Takes what follows a scheme.
+#[inline(never)]
+fn take_behind_scheme(capture: CaptureId, scheme: &[u8], value: &[u8], values: &mut Values, log: &[u8]) {
+    let value = &value[value.iter().take_while(|byte| **byte == b' ').count()..];
+    if value.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)) {
+        take_trimmed(capture, &value[scheme.len()..], values, log);
+    }
 }
 
 /// Takes a field of a value, if it has that many.
@@ -198,16 +297,20 @@ fn take_field(capture: CaptureId, number: u8, value: &[u8], values: &mut Values,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::{Layout, Run, Side};
+    use crate::log::{Layout, Run};
+
+    fn matchers(captures: &[Capture]) -> Matchers {
+        Matchers::new(captures, &TestTable::default(), Attention { links: false, garbage: true })
+    }
 
     /// What is taken of a transaction's records, and their log.
     fn take(captures: &[Capture], records: &[(Tag, &[u8])]) -> (Values, Vec<u8>) {
         let mut run = Run::of_records(1, records.iter().map(|(tag, payload)| (*tag, 1, *payload)));
         let mut values = Values::new();
-        values.begin(1, Side::Client, captures.len());
+        values.begin(1, captures.len());
         let mut records = run.records(Layout::One);
         let log = records.log().to_vec();
-        assert!(!Matchers::new(captures).take(&mut records, &mut values), "there is no end");
+        assert_eq!(matchers(captures).take(&mut records, &mut values), Stop::Left, "there is no end");
         (values, log)
     }
 
@@ -269,7 +372,7 @@ mod tests {
     #[test]
     fn a_transaction_goes_up_to_its_end_or_to_another() {
         let url = Capture::of([Tag::REQ_URL, Tag::BEREQ_URL], &Select::Line, Pick::Last);
-        let matchers = Matchers::new(&[url]);
+        let matchers = matchers(&[url]);
         let records: [(Tag, u32, &[u8]); 5] = [
             (Tag::REQ_URL, 1, b"/a"),
             (Tag::REQ_URL, 2, b"/b"),
@@ -279,10 +382,12 @@ mod tests {
         ];
         let mut run = Run::of_records(1, records);
         let mut records = run.records(Layout::One);
-        for (vxid, ended, url) in [(1, false, b"/a"), (2, false, b"/b"), (1, true, b"/c"), (1, false, b"/d")] {
+        for (vxid, stop, url) in
+            [(1, Stop::Left, b"/a"), (2, Stop::Left, b"/b"), (1, Stop::Ended, b"/c"), (1, Stop::Left, b"/d")]
+        {
             let mut values = Values::new();
-            values.begin(vxid, Side::Client, 1);
-            assert_eq!(matchers.take(&mut records, &mut values), ended);
+            values.begin(vxid, 1);
+            assert_eq!(matchers.take(&mut records, &mut values), stop);
             assert_eq!(values.value(CaptureId(0), records.log()), Some(&url[..]));
         }
         assert!(records.next().is_none());

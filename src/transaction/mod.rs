@@ -5,13 +5,17 @@
 
 mod assembler;
 mod capture;
+mod family;
 mod field;
 mod matcher;
 mod name;
+mod set;
+mod slots;
 mod values;
 
-pub use assembler::{Assembler, Interest, Limits};
+pub use assembler::{Assembler, Interest, Limits, Sets};
 pub use capture::{Capture, CaptureId, CaptureTable, Pick, Select, Source};
+pub use set::{Grouping, Set};
 
 use crate::log::Side;
 
@@ -69,6 +73,10 @@ pub struct Transaction<'a> {
     pub side: Side,
     /// How varnishd came to its answer.
     pub handling: Handling,
+    /// A sub-request for ESI, as far as known: where sets of transactions are asked for.
+    pub esi: bool,
+    /// It ended in a restart, or was no HTTP: varnishncsa has no line for it.
+    pub left_out: bool,
     /// The end was not seen, or not all values fitted.
     pub incomplete: bool,
     values: &'a Values,

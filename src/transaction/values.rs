@@ -1,6 +1,7 @@
 //! The values of a transaction: places in the log as it was read, or copies of them.
 
 use crate::log::Side;
+use crate::query::Met;
 
 use super::capture::CaptureId;
 use super::{Handling, Transaction};
@@ -37,10 +38,14 @@ pub(super) struct Values {
     pub(super) vxid: u64,
     pub(super) side: Side,
     pub(super) handling: Handling,
+    /// A sub-request for ESI, as far as known.
+    pub(super) esi: bool,
     /// The transaction ended in a restart, or was no HTTP: varnishncsa leaves it out, and so do we.
     pub(super) left_out: bool,
     /// The end was not seen, or not all values fitted.
     pub(super) incomplete: bool,
+    /// The queries' tests that records have met.
+    pub(super) met: Met,
     /// Some are in the log.
     in_log: bool,
     spans: Vec<Span>,
@@ -53,8 +58,10 @@ impl Values {
             vxid: 0,
             side: Side::None,
             handling: Handling::Unknown,
+            esi: false,
             left_out: false,
             incomplete: false,
+            met: Met::default(),
             in_log: false,
             spans: Vec::new(),
             kept: Vec::new(),
@@ -62,9 +69,10 @@ impl Values {
     }
 
     /// Makes these the transaction `vxid`'s, with no value yet. Keeps the memory.
-    pub(super) fn begin(&mut self, vxid: u64, side: Side, captures: usize) {
-        (self.vxid, self.side, self.handling) = (vxid, side, Handling::Unknown);
-        (self.left_out, self.incomplete, self.in_log) = (false, false, false);
+    pub(super) fn begin(&mut self, vxid: u64, captures: usize) {
+        (self.vxid, self.side, self.handling) = (vxid, Side::None, Handling::Unknown);
+        (self.esi, self.left_out, self.incomplete, self.in_log) = (false, false, false, false);
+        self.met.clear();
         self.spans.clear();
         self.spans.resize(captures, Span::MISSING);
         self.kept.clear();
@@ -114,6 +122,8 @@ impl Values {
             vxid: self.vxid,
             side: self.side,
             handling: self.handling,
+            esi: self.esi,
+            left_out: self.left_out,
             incomplete: self.incomplete,
             values: self,
             log,
