@@ -284,7 +284,7 @@ impl<'a> Compiler<'a> {
                 specifier.offset,
                 format!("`%{}` takes nothing in braces but `{}` is there", specifier.letter, specifier.argument),
             )
-            .as_varnishncsa(self.unknown(specifier)));
+            .or_in_varnishncsa(self.unknown(specifier)));
         }
         let json = self.program.escape == Escape::Json;
         match specifier.letter {
@@ -342,7 +342,7 @@ impl<'a> Compiler<'a> {
                             specifier.offset,
                             format!("`%{{{other}}}T`: expected s, ms or us"),
                         )
-                        .as_varnishncsa(format!("Unknown specifier: %{{{other}}}T")));
+                        .or_in_varnishncsa(format!("Unknown specifier: %{{{other}}}T")));
                     }
                 };
                 self.duration(specifier, unit)
@@ -356,7 +356,7 @@ impl<'a> Compiler<'a> {
                     "`%{letter}` is no specifier: expected one of b D h H I l m n O q r s t T u U, or %{{…}} with i o t T x"
                 ),
             )
-            .as_varnishncsa(self.unknown(specifier))),
+            .or_in_varnishncsa(self.unknown(specifier))),
         }
     }
 
@@ -493,7 +493,7 @@ impl<'a> Compiler<'a> {
                          Varnish:vxid, VCL_Log:KEY, VSL:TAG[:PREFIX][N] or Kafkalog:salt_id"
                     ),
                 )
-                .as_varnishncsa(format!("Unknown formatting extension: {argument}"))),
+                .or_in_varnishncsa(format!("Unknown formatting extension: {argument}"))),
             },
         }
     }
@@ -501,7 +501,7 @@ impl<'a> Compiler<'a> {
     /// `%{VSL:tag[:prefix][N]}x`
     fn record(&mut self, specifier: &Specifier, text: &str) -> Result<(), FormatError> {
         let fail =
-            |message: String, stock: String| Err(FormatError::new(specifier.offset, message).as_varnishncsa(stock));
+            |message: String, stock: String| Err(FormatError::new(specifier.offset, message).or_in_varnishncsa(stock));
         let (text, number) = match text.strip_suffix(']') {
             Some(inside) => {
                 let Some((text, digits)) = inside.rsplit_once('[').filter(|(_, digits)| !digits.is_empty()) else {
@@ -554,6 +554,7 @@ impl<'a> Compiler<'a> {
             );
         }
         let select = match (prefix, number) {
+            (None, None) if clear && (tag.is_unsafe() || tag.is_binary()) => Select::Payload,
             (None, None) => Select::Line,
             (None, Some(number)) => Select::Field(number),
             (Some(prefix), None) => Select::Header(prefix.as_bytes().into()),

@@ -45,7 +45,7 @@ impl FormatError {
         Self { offset, message: message.into(), varnishncsa: String::new() }
     }
 
-    fn as_varnishncsa(self, message: String) -> Self {
+    fn or_in_varnishncsa(self, message: String) -> Self {
         Self { varnishncsa: message, ..self }
     }
 }

@@ -190,7 +190,7 @@ impl<'a> Cursor<'a> {
                     Some(_) => {}
                     None => {
                         return Err(FormatError::new(offset, "`%{` has no matching `}`")
-                            .as_varnishncsa(format!("Unmatched bracket at: {}", &self.text[offset..])));
+                            .or_in_varnishncsa(format!("Unmatched bracket at: {}", &self.text[offset..])));
                     }
                 }
             }
@@ -199,7 +199,7 @@ impl<'a> Cursor<'a> {
         }
         let letter = letter.ok_or_else(|| {
             FormatError::new(offset, "the format ends inside a specifier: a letter must follow")
-                .as_varnishncsa(format!("Unknown format specifier at: {}", &self.text[offset..]))
+                .or_in_varnishncsa(format!("Unknown format specifier at: {}", &self.text[offset..]))
         })?;
         Ok((Specifier { offset, letter, argument: String::new(), field: None, missing: None, kind: None }, inside))
     }

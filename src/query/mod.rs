@@ -70,9 +70,9 @@ impl Levels {
 /// What a query asks of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Expression {
-    Any(Vec<Expression>),
-    All(Vec<Expression>),
-    Not(Box<Expression>),
+    Any(Vec<Self>),
+    All(Vec<Self>),
+    Not(Box<Self>),
     /// Some record in these levels meets the test.
     Record(TestId, Levels),
     /// Some transaction's id compares so.

@@ -189,10 +189,26 @@ impl Assembler {
             match self.matchers.take(&mut records, &mut self.slots[slot].values) {
                 Stop::Left => {}
                 Stop::Ended => self.end(slot, log, &mut done),
-                Stop::Linked(payload) => self.link_child(slot, payload, now, position),
+                Stop::Linked(payload) => {
+                    self.link_child(slot, payload, now, position);
+                    continue;
+                }
+            }
+            // Relatives have come along that had not begun.
+            if self.slots.in_use() > self.limits.transactions {
+                self.make_room(self.limits.transactions, log, counters, &mut done);
             }
         }
         self.keep_values(log);
+    }
+
+    /// Gives up the oldest transactions until there are no more than so many.
+    fn make_room(&mut self, count: usize, log: &[u8], counters: &Counters, done: &mut impl FnMut(&Set<'_>)) {
+        while self.slots.in_use() > count
+            && let Some(oldest) = self.slots.oldest()
+        {
+            self.give_up(oldest, GivenUp::Overflow, log, counters, done);
+        }
     }
 
     /// Copies the values of open transactions that are in `log`, which is about to go.
@@ -255,7 +271,8 @@ impl Assembler {
             if esi && !self.interest.esi {
                 return None;
             }
-            let slot = self.open_slot(record.vxid, log, now, position, counters, done);
+            self.make_room(self.limits.transactions.saturating_sub(1), log, counters, done);
+            let slot = self.slots.open(record.vxid, self.captures, now, position);
             let Values { side, esi: is_esi, .. } = &mut self.slots[slot].values;
             (*side, *is_esi) = (record.side, esi);
             return Some(slot);
@@ -265,7 +282,7 @@ impl Assembler {
         let slot = match known {
             Some(slot) if self.slots[slot].family.ended => return None,
             Some(slot) => slot,
-            None => self.open_slot(record.vxid, log, now, position, counters, done),
+            None => self.slots.open(record.vxid, self.captures, now, position),
         };
         self.set_kind(slot, link);
         self.slots[slot].family.begun = true;
@@ -281,23 +298,6 @@ impl Assembler {
             }
         }
         Some(slot)
-    }
-
-    fn open_slot(
-        &mut self,
-        vxid: u64,
-        log: &[u8],
-        now: Instant,
-        position: Option<Position>,
-        counters: &Counters,
-        done: &mut impl FnMut(&Set<'_>),
-    ) -> u32 {
-        while self.slots.in_use() >= self.limits.transactions
-            && let Some(oldest) = self.slots.oldest()
-        {
-            self.give_up(oldest, GivenUp::Overflow, log, counters, done);
-        }
-        self.slots.open(vxid, self.captures, now, position)
     }
 
     /// Takes note of a child that a transaction names.

@@ -20,6 +20,8 @@ pub enum Pick {
 pub enum Select {
     /// The whole line, without white space around it.
     Line,
+    /// The whole payload, with the NUL at its end, without white space around it.
+    Payload,
     /// A field, separated by white space, counted from 1.
     Field(u8),
     /// What follows `Name:`, without white space around it. Upper and lower case are the same.

@@ -69,6 +69,8 @@ enum Then {
 enum Part {
     /// All of it, without white space around it.
     Whole,
+    /// The same with the NUL at the payload's end.
+    Payload,
     /// A field, separated by white space, counted from 1.
     Field(u8),
     /// What follows this scheme and a space.
@@ -106,6 +108,7 @@ impl Matchers {
             for Source { tag, select, pick } in sources {
                 let (name, part) = match select {
                     Select::Line => (Name::any(), Part::Whole),
+                    Select::Payload => (Name::any(), Part::Payload),
                     Select::Field(number) => (Name::any(), Part::Field(*number)),
                     Select::Header(name) => (Name::before_colon(name, true), Part::Whole),
                     Select::HeaderField(name, number) => (Name::before_colon(name, true), Part::Field(*number)),
@@ -240,6 +243,7 @@ impl Matcher {
         match self.then {
             Then::Keep(capture, Pick::First, _) if values.has(capture) => {}
             Then::Keep(capture, _, Part::Whole) => take_whole(capture, value, values, log),
+            Then::Keep(capture, _, Part::Payload) => take_trimmed(capture, payload, values, log),
             Then::Keep(capture, _, Part::Field(number)) => take_field(capture, number, value, values, log),
             Then::Keep(capture, _, Part::Scheme(scheme)) => {
                 take_behind_scheme(capture, &all.schemes[scheme as usize], value, values, log);

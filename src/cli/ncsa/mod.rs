@@ -19,7 +19,7 @@ use kafkalog::counters::Counters;
 use kafkalog::engine::raise_priority;
 use kafkalog::format::{Context, Program, Timestamp, request_start};
 use kafkalog::log::{self, Event, LogError, LogSource, Read, Recording, Side, Start};
-use kafkalog::query::{Query, TestTable};
+use kafkalog::query::{Query, QueryError, TestTable};
 use kafkalog::transaction::{Assembler, CaptureId, CaptureTable, Interest, Set, Sets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
@@ -72,7 +72,7 @@ fn run(options: &Options) -> Result<(), Exit> {
     let output = Output::open(options.output.as_deref(), options.append)
         .map_err(|error| wrong(format_args!("Can't open output file ({})", strerror(&error))))?;
     let query = options.query.as_deref().map(|query| Query::compile(query, options.any_case, &mut tests));
-    let query = query.transpose().map_err(|error| wrong(format_args!("Query expression error:\n{error}\n")))?;
+    let query = query.transpose().map_err(|error| wrong(complaint(&error)))?;
     let interest = Interest {
         client: options.client,
         backend: options.backend,
@@ -130,6 +130,12 @@ fn describe(error: &LogError) -> String {
         LogError::UnknownLayout { path, .. } => format!("Not a VSL file: {}", path.display()),
         other => other.to_string(),
     }
+}
+
+/// What varnishncsa says of a query that it does not understand.
+fn complaint(error: &QueryError) -> String {
+    let end = if error.place.is_some() { "\n" } else { "" };
+    format!("Query expression error:\n{error}{end}")
 }
 
 /// Signals that have come.
