@@ -18,10 +18,19 @@ impl Escape {
     /// Appends a value.
     #[inline]
     pub fn append(self, value: &[u8], out: &mut Vec<u8>) {
+        if self == Self::Json {
+            append_json(value, out);
+        } else {
+            self.append_text(value, out);
+        }
+    }
+
+    #[inline(never)]
+    fn append_text(self, value: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Hex => append_hex_quoted(value, out),
-            Self::Json => append_json(value, out),
             Self::Raw => append_raw(value, out),
+            Self::Json => append_json(value, out),
         }
     }
 }
@@ -62,6 +71,7 @@ fn append_raw(mut value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a value as the inside of a JSON string.
+#[inline(always)]
 pub fn append_json(value: &[u8], out: &mut Vec<u8>) {
     let count = append_until(value, special_in_json, out);
     if count < value.len() {

@@ -73,8 +73,8 @@ enum Part {
     Payload,
     /// A field, separated by white space, counted from 1.
     Field(u8),
-    /// What follows this scheme and a space.
-    Scheme(u32),
+    /// What follows a scheme, of which there are few, and a space.
+    Scheme(u8),
 }
 
 /// Records that tell how a request was handled, or that it gets no line. varnishd writes methods in upper case and actions
@@ -113,9 +113,13 @@ impl Matchers {
                     Select::Header(name) => (Name::before_colon(name, true), Part::Whole),
                     Select::HeaderField(name, number) => (Name::before_colon(name, true), Part::Field(*number)),
                     Select::Scheme(name, scheme) => {
-                        let scheme = [scheme, &b" "[..]].concat();
-                        schemes.push(scheme.into());
-                        (Name::before_colon(name, true), Part::Scheme((schemes.len() - 1) as u32))
+                        let scheme: Box<[u8]> = [scheme, &b" "[..]].concat().into();
+                        let known = schemes.iter().position(|known| *known == scheme);
+                        let index = known.unwrap_or_else(|| {
+                            schemes.push(scheme);
+                            schemes.len() - 1
+                        });
+                        (Name::before_colon(name, true), Part::Scheme(index as u8))
                     }
                     Select::Key(key) => (Name::before_colon(key, false), Part::Whole),
                 };
@@ -183,24 +187,25 @@ impl Matchers {
         let vxid = values.vxid;
         loop {
             // The first loop does nothing but look for a record of interest, in as few instructions as there can be.
-            let (mut next, mut payload, mut beginning) = (NONE, &log[..0], 0);
+            let (mut next, mut payload) = (NONE, &log[..0]);
             records.offer(|record| {
                 if record.vxid != vxid {
                     return Offer::Left;
                 }
-                beginning = Beginning::of_payload(record.payload).index();
+                let beginning = Beginning::of_payload(record.payload).index();
                 next = self.first[usize::from(record.tag.number())][beginning];
                 payload = record.payload;
                 if next == NONE { Offer::Taken } else { Offer::Last }
             });
+            let beginning = || Beginning::of_payload(payload).index();
             match next {
                 NONE => return Stop::Left,
                 ENDED => {
-                    self.try_each(self.at_end[beginning], payload, values, log);
+                    self.try_each(self.at_end[beginning()], payload, values, log);
                     return Stop::Ended;
                 }
                 LINKED => {
-                    self.try_each(self.at_link[beginning], payload, values, log);
+                    self.try_each(self.at_link[beginning()], payload, values, log);
                     return Stop::Linked(payload);
                 }
                 _ => self.try_each(next, payload, values, log),
@@ -226,7 +231,10 @@ impl Matchers {
         let head = bytes_at(log, start);
         while let Some(matcher) = self.matchers.get(next as usize) {
             if matcher.name.is_in(log, start, head) {
-                matcher.take(payload, values, log, self);
+                let seldom = matcher.take(payload, values, log);
+                if seldom {
+                    self.take_otherwise(next, payload, values, log);
+                }
             }
             next = matcher.next;
         }
@@ -234,33 +242,49 @@ impl Matchers {
 }
 
 impl Matcher {
-    /// Takes the value of a record of `log` that begins with the name, if it is long enough.
+    /// Takes the value of a record of `log` that begins with the name, if it is long enough. `true` when that is left to
+    /// [`Matchers::take_otherwise`].
     #[inline(always)]
-    fn take(&self, payload: &[u8], values: &mut Values, log: &[u8], all: &Matchers) {
+    fn take(&self, payload: &[u8], values: &mut Values, log: &[u8]) -> bool {
         let end = payload.len() - usize::from(payload.last() == Some(&0));
         // Where the payload is shorter than the name, what follows it in the log is no part of it.
-        let Some(value) = payload.get(self.name.length..end) else { return };
+        let Some(value) = payload.get(self.name.length..end) else { return false };
         match self.then {
             Then::Keep(capture, Pick::First, _) if values.has(capture) => {}
             Then::Keep(capture, _, Part::Whole) => take_whole(capture, value, values, log),
-            Then::Keep(capture, _, Part::Payload) => take_trimmed(capture, payload, values, log),
             Then::Keep(capture, _, Part::Field(number)) => take_field(capture, number, value, values, log),
-            Then::Keep(capture, _, Part::Scheme(scheme)) => {
-                take_behind_scheme(capture, &all.schemes[scheme as usize], value, values, log);
+            Then::Handle(handling) => {
+                if value.is_empty() {
+                    values.handling = handling;
+                }
             }
-            Then::Handle(handling) if value.is_empty() => values.handling = handling,
-            Then::Handle(_) => {}
-            Then::LeaveOut { whole } => values.left_out |= value.is_empty() || !whole,
-            Then::Test(id) => test(id, &payload[self.name.length..], values, &all.tests),
+            _ => return true,
         }
+        false
     }
 }
 
-/// Tests what follows the name, unless a record before has met the test.
-#[inline(never)]
-fn test(id: TestId, text: &[u8], values: &mut Values, tests: &[RecordTest]) {
-    if !values.met.contains(id) && tests[id.index()].is_met(text) {
-        values.met.insert(id);
+impl Matchers {
+    /// The same for what is seldom looked for.
+    #[inline(never)]
+    fn take_otherwise(&self, matcher: u32, payload: &[u8], values: &mut Values, log: &[u8]) {
+        let Matcher { name, then, .. } = &self.matchers[matcher as usize];
+        let text = &payload[name.length..];
+        let value = text.strip_suffix(&[0]).unwrap_or(text);
+        match *then {
+            Then::Keep(capture, _, Part::Scheme(scheme)) => {
+                take_behind_scheme(capture, &self.schemes[usize::from(scheme)], value, values, log);
+            }
+            Then::Keep(capture, _, _) => take_trimmed(capture, text, values, log),
+            Then::LeaveOut { whole } => values.left_out |= value.is_empty() || !whole,
+            // Unless a record before has met it.
+            Then::Test(id) => {
+                if !values.met.contains(id) && self.tests[id.index()].is_met(text) {
+                    values.met.insert(id);
+                }
+            }
+            Then::Handle(_) => {}
+        }
     }
 }
 
@@ -282,7 +306,6 @@ fn take_trimmed(capture: CaptureId, value: &[u8], values: &mut Values, log: &[u8
 }
 
 /// Takes what follows a scheme.
-#[inline(never)]
 fn take_behind_scheme(capture: CaptureId, scheme: &[u8], value: &[u8], values: &mut Values, log: &[u8]) {
     let value = &value[value.iter().take_while(|byte| **byte == b' ').count()..];
     if value.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)) {
