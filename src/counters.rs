@@ -34,7 +34,7 @@ pub enum LossCause {
     TooLarge,
     /// Kafka does not have the topic or the partition.
     UnknownTopic,
-    /// Kafka refused the message or the delivery failed for good.
+    /// Kafka refused the message or the delivery failed for good; or nobody takes what a stream writes.
     Refused,
     /// The process ended before Kafka acknowledged.
     Shutdown,
@@ -66,7 +66,7 @@ impl LossCause {
 pub struct StreamCounters {
     /// Sequence numbers given, whatever became of the line.
     pub lines: Counter,
-    /// Lines that Kafka acknowledged.
+    /// Lines that Kafka acknowledged, or that were written to where the stream goes.
     pub acknowledged: Counter,
     /// Bytes of the lines that Kafka acknowledged.
     pub acknowledged_bytes: Counter,

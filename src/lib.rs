@@ -1,8 +1,8 @@
 //! Ships every request that Varnish serves to Kafka, with client IPs hashed before a line exists.
 //!
 //! ```text
-//!  log ──▶ transaction ──▶ pipeline (format, anonymize) ──▶ batch ──▶ ring ──▶ producer
-//!  records  by vxid         one line per stream              numbered  SPSC     librdkafka
+//!  log ──▶ transaction ──▶ pipeline (query, format, anonymize) ──▶ batch ──▶ ring ──▶ producer    librdkafka
+//!  records  by vxid         one line per stream                     numbered  SPSC  └─▶ writer      files, datagrams
 //! ```
 //!
 //! The modules follow that way, top to bottom. [`engine`] starts the threads that carry it. With the feature `edge`
@@ -45,6 +45,9 @@ pub mod ring;
 
 #[cfg(feature = "edge")]
 pub mod producer;
+
+#[cfg(feature = "edge")]
+pub mod writer;
 
 #[cfg(feature = "edge")]
 pub mod engine;

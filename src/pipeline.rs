@@ -34,6 +34,10 @@ struct Stream {
     query: Option<Query>,
     /// The set at hand is of its kind, and its query holds.
     chosen: bool,
+    /// Every so many lines there is one.
+    sample: u64,
+    /// Lines that there would be without sampling.
+    seen: u64,
     program: Program,
     next: u64,
 }
@@ -96,6 +100,8 @@ impl Pipeline {
                 esi: stream.esi,
                 query: query.transpose()?,
                 chosen: false,
+                sample: *stream.sample.get_ref(),
+                seen: 0,
                 program: compile_format(stream, source, settings, &mut table)?,
                 next: 0,
             });
@@ -188,6 +194,10 @@ impl Lines {
         let salt = hasher.as_ref().map(AddressHasher::salt_id);
         let timestamp = Timestamp::from_epoch(time).milliseconds();
         for (index, stream) in self.streams.iter_mut().enumerate().filter(|(_, stream)| stream.takes(transaction)) {
+            stream.seen += 1;
+            if stream.sample > 1 && !stream.seen.is_multiple_of(stream.sample) {
+                continue;
+            }
             let sequence = stream.next;
             stream.next += 1;
             counters.streams[index].lines.add(1);
@@ -375,6 +385,64 @@ mod tests {
     }
 
     #[test]
+    fn queries_samples_and_sets_choose() {
+        let stream =
+            |name: &str, rest: &str| format!("[[stream]]\nname = \"{name}\"\ntopic = \"t\"\nline = '%n %U'\n{rest}\n");
+        let mut pipeline = pipeline(
+            &[
+                stream("all", ""),
+                stream("some", "query = \"ReqHeader:Host ~ '\\\\.m\\\\.'\""),
+                stream("none", "query = \"RespStatus >= 500\""),
+                stream("third", "sample = 3"),
+                stream("set", "group = \"request\"\nquery = \"{2}BereqURL eq '/b' and {1}ReqMethod eq GET\""),
+                stream("esi", "esi = true\nquery = \"Begin[3] eq esi\""),
+            ]
+            .concat(),
+        );
+        let mut kept = Kept::default();
+        for _ in 0..3 {
+            run(&mut pipeline, &mut kept, 1, REQUEST);
+        }
+        let of = |kept: &Kept, stream: usize| {
+            kept.lines.iter().filter(|line| line.0 == stream).map(|line| line.1.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|stream| of(&kept, stream).len()), [3, 3, 0, 1, 0, 0]);
+        let set: &[(Tag, u32, &[u8])] = &[
+            (Tag::BEGIN, 8, b"req 1 rxreq"),
+            (Tag::REQ_METHOD, 8, b"GET"),
+            (Tag::REQ_URL, 8, b"/a"),
+            (Tag::LINK, 8, b"bereq 9 fetch"),
+            (Tag::LINK, 8, b"req 10 esi"),
+            (Tag::BEGIN, 9, b"bereq 8 fetch"),
+            (Tag::BEREQ_URL, 9, b"/b"),
+            (Tag::END, 9, b""),
+            (Tag::END, 8, b""),
+            (Tag::BEGIN, 10, b"req 8 esi"),
+            (Tag::REQ_URL, 10, b"/sub"),
+            (Tag::END, 10, b""),
+        ];
+        run(&mut pipeline, &mut kept, 1, set);
+        assert_eq!(of(&kept, 0).last().map(String::as_str), Some("3 /a"));
+        assert_eq!((of(&kept, 4), of(&kept, 5)), (vec!["0 /a".to_owned()], vec!["0 /sub".to_owned()]));
+        assert_eq!(pipeline.open_transactions(), 0);
+    }
+
+    #[test]
+    fn udp2logs_line_has_sixteen_fields() {
+        let mut pipeline = pipeline("[[stream]]\nname = \"u\"\ntopic = \"t\"\nformat = \"udp2log\"\n");
+        let mut kept = Kept::default();
+        let mut records = REQUEST.to_vec();
+        records[4].2 = b"/wiki/a b";
+        run(&mut pipeline, &mut kept, 1, &records);
+        let fields: Vec<_> = kept.lines[0].1.split('\t').collect();
+        assert_eq!(fields.len(), 16);
+        let expected = ["cp1", "0", "2023-11-14T22:13:20", "0.000200"];
+        assert_eq!((&fields[..4], fields[4].len()), (&expected[..], 32));
+        assert_eq!(fields[5..9], ["hit/200", "4321", "GET", "http://en.m.wikipedia.org/wiki/a%20b"]);
+        assert_eq!((fields[10], fields[13], fields[15]), ("text/html;%20charset=UTF-8", "test%20\u{fc}", "-"));
+    }
+
+    #[test]
     fn sides_are_kept_apart_and_numbers_are_used_up_without_room() {
         let mut pipeline = pipeline(concat!(
             "[[stream]]\nname = \"c\"\ntopic = \"t\"\njson = '%n@n!num'\n",
@@ -406,12 +474,16 @@ mod tests {
     #[test]
     fn a_wrong_format_is_shown_with_its_place() {
         for (stream, place, what) in [
-            ("format = \"webreqest\"", "k.toml:7:10", "expected one of: webrequest, ncsa"),
+            ("format = \"webreqest\"", "k.toml:7:10", "expected one of: webrequest, ncsa, udp2log"),
             ("json = '%s@a %Z@b'", "k.toml:7:14", "`%Z` is no specifier"),
             ("json = '%{VSL:Nix@b}x'", "k.toml:7:9", "`Nix` is no tag"),
             ("json = '%b@b!num?x'", "k.toml:7:9", "the default `x` is no number"),
             ("json = '%{VSL:H2RxBody@b}x'", "k.toml:7:9", "control characters"),
             ("json = '%{VSL:ReqHeader@b}x'", "k.toml:7:9", "which header?"),
+            ("line = '%s %Z'", "k.toml:7:12", "`%Z` is no specifier"),
+            ("format = \"ncsa\"\nquery = 'ReqURL foo'", "k.toml:8:17", "Expected operator got 'foo'"),
+            ("format = \"ncsa\"\nquery = ''", "k.toml:8:10", "the query is empty"),
+            ("format = \"ncsa\"\nline = '%s'", "k.toml:8:8", "one of `format`, `json` and `line`"),
             ("", "k.toml:5:8", "has no format"),
         ] {
             let text = format!(

@@ -20,15 +20,15 @@ pub struct Config {
     /// Where the log is and how much of it may be unfinished.
     #[serde(default)]
     pub varnish: Varnish,
-    /// Where lines go.
-    pub kafka: Kafka,
+    /// Where lines go whose output is Kafka.
+    pub kafka: Option<Kafka>,
     /// What becomes of addresses.
     #[serde(default)]
     pub anonymize: Anonymize,
     /// Where lines wait for Kafka.
     #[serde(default)]
     pub journal: Journal,
-    /// What is made of each request.
+    /// What is made of each request; those that go to Kafka come first, whatever their order in the file.
     #[serde(rename = "stream")]
     pub streams: Spanned<Vec<StreamConfig>>,
 }
@@ -140,8 +140,14 @@ pub enum JournalMode {
 pub struct StreamConfig {
     /// The name in metrics and in the header `kl-stream`.
     pub name: Spanned<String>,
-    /// The Kafka topic.
-    pub topic: Spanned<String>,
+    /// The Kafka topic, if that is where lines go.
+    pub topic: Option<Spanned<String>>,
+    /// Where lines go.
+    #[serde(default = "default_output")]
+    pub output: Spanned<OutputConfig>,
+    /// Only every so many lines.
+    #[serde(default = "default_sample")]
+    pub sample: Spanned<u64>,
     /// Which transactions.
     #[serde(default)]
     pub side: StreamSide,
@@ -159,6 +165,49 @@ pub struct StreamConfig {
     /// Sub-requests for ESI, too.
     #[serde(default)]
     pub esi: bool,
+}
+
+fn default_output() -> Spanned<OutputConfig> {
+    Spanned::new(0..0, OutputConfig::Kafka)
+}
+
+fn default_sample() -> Spanned<u64> {
+    Spanned::new(0..0, 1)
+}
+
+/// Where a stream's lines go.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum OutputConfig {
+    /// `kafka`
+    Kafka,
+    /// `stdout`
+    Stdout,
+    /// `file:PATH`: lines are appended, and the file is opened again when it has been moved away.
+    File(PathBuf),
+    /// `udp://HOST:PORT`: a datagram a line.
+    Udp(String),
+}
+
+impl TryFrom<String> for OutputConfig {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let has_port = |address: &str| {
+            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        match text.as_str() {
+            "kafka" => Ok(Self::Kafka),
+            "stdout" => Ok(Self::Stdout),
+            other => match (other.strip_prefix("file:"), other.strip_prefix("udp://")) {
+                (Some(path), _) if path.starts_with('/') => Ok(Self::File(path.into())),
+                (_, Some(address)) if has_port(address) => Ok(Self::Udp(address.to_owned())),
+                _ => Err(format!(
+                    "`{other}` is no output, expected \"kafka\", \"stdout\", \"file:/PATH\" or \"udp://HOST:PORT\""
+                )),
+            },
+        }
+    }
 }
 
 fn default_group() -> Spanned<Grouping> {
@@ -194,8 +243,9 @@ impl Config {
     ///
     /// [`ConfigError::Invalid`] at the first thing that is wrong.
     pub fn parse(source: &Source) -> Result<Self, ConfigError> {
-        let config: Self = source.parse()?;
+        let mut config: Self = source.parse()?;
         config.check(source)?;
+        config.streams.get_mut().sort_by_key(|stream| !stream.is_for_kafka());
         Ok(config)
     }
 
@@ -226,10 +276,10 @@ impl Config {
         if self.journal.max_bytes.get_ref().0 < 4 << 20 {
             return Err(source.error(self.journal.max_bytes.span(), "journal.max_bytes must be \"4MiB\" at least"));
         }
-        if self.kafka.bootstrap.get_ref().is_empty() {
-            return Err(
-                source.error(self.kafka.bootstrap.span(), "kafka.bootstrap is empty, expected [\"host:port\", …]")
-            );
+        if let Some(Kafka { bootstrap, .. }) = &self.kafka
+            && bootstrap.get_ref().is_empty()
+        {
+            return Err(source.error(bootstrap.span(), "kafka.bootstrap is empty, expected [\"host:port\", …]"));
         }
         self.check_streams(source)
     }
@@ -249,21 +299,52 @@ impl Config {
             if streams[..index].iter().any(|other| other.name.get_ref() == name) {
                 return Err(source.error(stream.name.span(), format!("there are two streams named `{name}`")));
             }
-            let topic = stream.topic.get_ref();
-            // Kafka's own rule: org.apache.kafka.common.internals.Topic.
-            if topic.is_empty()
-                || topic.len() > 249
-                || topic == "."
-                || topic == ".."
-                || !topic.bytes().all(is_name_byte)
-            {
+            if *stream.sample.get_ref() == 0 {
                 return Err(
-                    source.error(stream.topic.span(), "a topic's name has 1 to 249 letters, digits, `_`, `-` and `.`")
+                    source.error(stream.sample.span(), "sample is 0, expected 1 for every line, 2 for every other, …")
                 );
             }
+            self.check_topic(stream, source)?;
         }
         Ok(())
     }
+
+    fn check_topic(&self, stream: &StreamConfig, source: &Source) -> Result<(), ConfigError> {
+        let name = stream.name.get_ref();
+        match (&stream.topic, stream.is_for_kafka()) {
+            (None, false) => Ok(()),
+            (None, true) => Err(source.error(
+                stream.name.span(),
+                format!("the stream `{name}` has no topic: add topic = \"…\", or an output other than \"kafka\""),
+            )),
+            (Some(topic), false) => {
+                Err(source.error(topic.span(), "a topic is for Kafka, but the stream's output is another"))
+            }
+            (Some(topic), true) if !is_topic(topic.get_ref()) => {
+                Err(source.error(topic.span(), "a topic's name has 1 to 249 letters, digits, `_`, `-` and `.`"))
+            }
+            (Some(_), true) if self.kafka.is_none() => Err(source.error(
+                stream.name.span(),
+                format!(
+                    "the stream `{name}` goes to Kafka, but there is no [kafka] with bootstrap = [\"host:port\", …]"
+                ),
+            )),
+            (Some(_), true) => Ok(()),
+        }
+    }
+}
+
+impl StreamConfig {
+    /// Whether its lines go to Kafka.
+    #[must_use]
+    pub fn is_for_kafka(&self) -> bool {
+        *self.output.get_ref() == OutputConfig::Kafka
+    }
+}
+
+/// Kafka's own rule: org.apache.kafka.common.internals.Topic.
+fn is_topic(name: &str) -> bool {
+    (1..=249).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(is_name_byte)
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -298,7 +379,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, place, what) in [
-            (format!("{SMALLEST}sample = 3\n"), "k.toml:7:1", "unknown field `sample`"),
+            (format!("{SMALLEST}sampel = 3\n"), "k.toml:7:1", "unknown field `sampel`"),
+            (format!("{SMALLEST}sample = 0\n"), "k.toml:7:10", "sample is 0"),
+            (format!("{SMALLEST}output = \"file:x\"\n"), "k.toml:7:10", "`file:x` is no output"),
+            (format!("{SMALLEST}output = \"udp://h\"\n"), "k.toml:7:10", "`udp://h` is no output"),
+            (format!("{SMALLEST}output = \"stdout\"\n"), "k.toml:5:9", "a topic is for Kafka"),
+            (SMALLEST.replace("topic = \"webrequest\"\n", ""), "k.toml:4:8", "has no topic"),
+            (SMALLEST.replace("[kafka]\nbootstrap = [\"b:9092\"]\n", ""), "k.toml:2:8", "there is no [kafka]"),
             (format!("{SMALLEST}[anonymize]\nrotate = \"7h\"\n"), "k.toml:8:10", "must divide a day"),
             (format!("{SMALLEST}[anonymize]\nip = \"raw\"\n"), "k.toml:8:6", "unknown variant `raw`"),
             (format!("{SMALLEST}[anonymize]\nip6_prefix = 8\n"), "k.toml:8:14", "expected 16 to 128"),
@@ -306,7 +393,7 @@ mod tests {
             (SMALLEST.replace("\"webrequest\"\nf", "\"web request\"\nf"), "k.toml:5:9", "topic's name"),
             (SMALLEST.replace("[\"b:9092\"]", "[]"), "k.toml:2:13", "kafka.bootstrap is empty"),
             ("x".to_owned(), "k.toml:1:2", ""),
-            (String::new(), "k.toml:1:1", "missing field `kafka`"),
+            (String::new(), "k.toml:1:1", "missing field `stream`"),
         ] {
             let error = error(&text);
             assert!(error.starts_with(place) && error.contains(what) && error.contains('^'), "{error}");

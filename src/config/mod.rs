@@ -9,7 +9,8 @@ mod units;
 
 #[cfg(feature = "edge")]
 pub use edge::{
-    Anonymize, Config, IpFunction, Journal, JournalMode, Kafka, SaltSource, StreamConfig, StreamSide, Varnish,
+    Anonymize, Config, IpFunction, Journal, JournalMode, Kafka, OutputConfig, SaltSource, StreamConfig, StreamSide,
+    Varnish,
 };
 pub use toml::Spanned;
 pub use units::{ByteSize, Period};

@@ -15,13 +15,14 @@ use self::control::Control;
 use self::outbox::Outbox;
 use self::reader::Reader;
 pub use self::reader::raise_priority;
-use crate::config::{Config, ConfigError, Kafka, Source};
+use crate::config::{Config, ConfigError, Kafka, OutputConfig, Source, StreamConfig};
 use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::log::{LiveLog, LogError, LogSource, Position, Start};
 use crate::message::Boot;
 use crate::pipeline::Pipeline;
 use crate::producer::{self, Producer, ProducerError};
+use crate::writer::{self, Writer, WriterError};
 
 /// A configuration that has been read, checked and compiled: everything that bad input can break is behind it.
 #[derive(Debug)]
@@ -44,9 +45,24 @@ impl Setup {
         Ok(setup)
     }
 
+    /// Checks what holds inside varnishd only, whose standard output is not the administrator's.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for a stream that goes there.
+    pub fn check_for_module(&self) -> Result<(), ConfigError> {
+        match self.config.streams.get_ref().iter().find(|stream| *stream.output.get_ref() == OutputConfig::Stdout) {
+            None => Ok(()),
+            Some(stream) => Err(self.source.error(
+                stream.output.span(),
+                "inside varnishd there is no standard output to write to: use `kafkalog run`, or \"file:/PATH\"",
+            )),
+        }
+    }
+
     fn check_properties(&self) -> Result<(), ConfigError> {
-        let Kafka { bootstrap, properties } = &self.config.kafka;
-        producer::check(&self.config.kafka).map_err(|error| {
+        let Some(kafka @ Kafka { bootstrap, properties }) = &self.config.kafka else { return Ok(()) };
+        producer::check(kafka).map_err(|error| {
             let span = match &error {
                 ProducerError::Property { name, .. } => {
                     properties.get_key_value(name.as_str()).map(|(name, _)| name.span())
@@ -121,6 +137,9 @@ pub enum EngineError {
     /// librdkafka refused a property or could not start.
     #[error(transparent)]
     Producer(#[from] ProducerError),
+    /// What a stream writes to cannot be opened.
+    #[error(transparent)]
+    Writer(#[from] WriterError),
     /// The system gave no thread.
     #[error("starting a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -137,7 +156,8 @@ const STALLED: Duration = Duration::from_secs(30);
 pub struct Engine {
     counters: Arc<Counters>,
     control: Arc<Control>,
-    producer_stop: Arc<producer::Stop>,
+    /// The producer's and the writer's.
+    stops: [Arc<producer::Stop>; 2],
     threads: Vec<JoinHandle<()>>,
     progress: Mutex<(u64, Instant)>,
 }
@@ -174,35 +194,63 @@ impl Engine {
         let pipeline = setup.pipeline()?;
         source.select(pipeline.wanted());
 
-        let topics = streams.iter().map(|stream| (stream.name.get_ref().clone(), stream.topic.get_ref().clone()));
+        let topic =
+            |stream: &StreamConfig| Some((stream.name.get_ref().clone(), stream.topic.as_ref()?.get_ref().clone()));
+        let topics: Vec<_> = streams.iter().map_while(topic).collect();
+        let kafka_streams = topics.len();
         let budget = config.journal.max_bytes.get_ref().0;
-        let (outlet, inlet) = producer::channel(budget, Arc::clone(&counters));
-        let mut producer =
-            Producer::new(&config.kafka, &config.host, Boot::begin(), topics.collect(), Arc::clone(&counters), inlet)?;
+        let (kafka_outlet, inlet) = producer::channel(budget, Arc::clone(&counters));
+        let producer = match &config.kafka {
+            Some(kafka) if kafka_streams > 0 => {
+                Some(Producer::new(kafka, &config.host, Boot::begin(), topics, Arc::clone(&counters), inlet)?)
+            }
+            _ => None,
+        };
+        let (outlet, inlet) = producer::channel(writer::MEMORY, Arc::clone(&counters));
+        let writer = match &streams[kafka_streams..] {
+            [] => None,
+            others => Some(Writer::new(kafka_streams, others, Arc::clone(&counters), inlet)?),
+        };
 
         let control = Arc::new(Control::default());
         let mut reader = Reader {
             source,
             pipeline,
-            outbox: Outbox::new(outlet, streams.len()),
+            outbox: Outbox::new(kafka_outlet, outlet, kafka_streams, streams.len()),
             counters: Arc::clone(&counters),
             control: Arc::clone(&control),
             taken_until,
             fault: Fault::from_environment(),
         };
-        let producer_stop = Arc::new(producer::Stop::default());
-        let stop = Arc::clone(&producer_stop);
+        let stops = [Arc::new(producer::Stop::default()), Arc::new(producer::Stop::default())];
+        let mut engine =
+            Self { counters, control, stops, threads: Vec::new(), progress: Mutex::new((0, Instant::now())) };
+        let [to_producer, to_writer] = engine.stops.clone();
         // Names are cut at 15 bytes by the kernel.
-        let producer = thread::Builder::new().name("kafkalog-send".into()).spawn(move || producer.run(&stop))?;
-        let reader = match thread::Builder::new().name("kafkalog-read".into()).spawn(move || reader.run()) {
-            Ok(reader) => reader,
-            Err(error) => {
-                producer_stop.ask(Instant::now());
-                return Err(error.into());
-            }
-        };
-        let threads = vec![reader, producer];
-        Ok(Self { counters, control, producer_stop, threads, progress: Mutex::new((0, Instant::now())) })
+        let started = engine
+            .start_thread("kafkalog-send", producer.map(|mut producer| move || producer.run(&to_producer)))
+            .and_then(|()| {
+                engine.start_thread("kafkalog-write", writer.map(|mut writer| move || writer.run(&to_writer)))
+            })
+            .and_then(|()| engine.start_thread("kafkalog-read", Some(move || reader.run())));
+        if let Err(error) = started {
+            // The reader, the last one, does not run.
+            engine.stop_sending(Instant::now());
+            return Err(error.into());
+        }
+        Ok(engine)
+    }
+
+    /// Starts a thread, if there is something for it to do.
+    fn start_thread(&mut self, name: &str, body: Option<impl FnOnce() + Send + 'static>) -> std::io::Result<()> {
+        if let Some(body) = body {
+            self.threads.push(thread::Builder::new().name(name.into()).spawn(body)?);
+        }
+        Ok(())
+    }
+
+    fn stop_sending(&self, deadline: Instant) {
+        self.stops.iter().for_each(|stop| stop.ask(deadline));
     }
 
     /// What happened so far.
@@ -230,7 +278,7 @@ impl Engine {
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let drain = self.control.ask_drain();
-        self.producer_stop.hurry(deadline);
+        self.stops.iter().for_each(|stop| stop.hurry(deadline));
         let done = || (self.control.drained() >= drain || self.control.stopped()) && self.counters.outstanding() == 0;
         wait(deadline, done)
     }
@@ -266,9 +314,9 @@ impl Engine {
         let deadline = Instant::now() + limit;
         self.control.ask_end();
         wait(deadline, || self.control.stopped());
-        self.producer_stop.ask(deadline);
+        self.stop_sending(deadline);
         for thread in self.threads {
-            // Both threads catch their panics.
+            // The threads catch their panics.
             let _ = thread.join();
         }
         self.counters.streams.iter().all(|stream| stream.lost(crate::counters::LossCause::Shutdown) == 0)

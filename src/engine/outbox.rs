@@ -8,49 +8,62 @@ use crate::producer::Outlet;
 /// Collects lines into batches.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    outlet: Outlet,
-    /// A batch is sent on once its lines have this many bytes.
-    full: usize,
+    /// To the producer.
+    kafka: Outlet,
+    /// To the writer.
+    others: Outlet,
+    /// As many streams go to the producer, the first ones.
+    kafka_streams: usize,
     open: Vec<Option<Box<Batch>>>,
 }
 
 impl Outbox {
-    pub(super) fn new(outlet: Outlet, streams: usize) -> Self {
-        Self { full: outlet.full(), outlet, open: (0..streams).map(|_| None).collect() }
+    pub(super) fn new(kafka: Outlet, others: Outlet, kafka_streams: usize, streams: usize) -> Self {
+        Self { kafka, others, kafka_streams, open: (0..streams).map(|_| None).collect() }
     }
 
     /// Sends on what there is, however little, as long as Kafka keeps up. When it does not, batches are filled first: they
     /// are what there is a fixed number of.
     pub(super) fn flush_if_flowing(&mut self) {
-        if self.outlet.is_flowing() {
-            self.flush();
+        for stream in 0..self.open.len() {
+            let outlet = if stream < self.kafka_streams { &mut self.kafka } else { &mut self.others };
+            if outlet.is_flowing() {
+                send(&mut self.open[stream], outlet);
+            }
         }
     }
 
     /// Sends on what there is.
     pub(super) fn flush(&mut self) {
-        for batch in &mut self.open {
-            match batch.take() {
-                Some(lines) if lines.is_empty() => *batch = Some(lines),
-                Some(lines) => self.outlet.send(lines),
-                None => {}
-            }
+        for (stream, batch) in self.open.iter_mut().enumerate() {
+            send(batch, if stream < self.kafka_streams { &mut self.kafka } else { &mut self.others });
         }
+    }
+}
+
+/// Sends a batch on, if there is something in it.
+fn send(batch: &mut Option<Box<Batch>>, outlet: &mut Outlet) {
+    if let Some(batch) = batch.take_if(|batch| !batch.is_empty()) {
+        outlet.send(batch);
     }
 }
 
 impl Output for Outbox {
     fn line(&mut self, stream: usize, sequence: u64, salt: Option<SaltId>) -> Option<&mut Vec<u8>> {
         let open = &mut self.open[stream];
+        let outlet = if stream < self.kafka_streams { &mut self.kafka } else { &mut self.others };
         // A batch has consecutive numbers, one salt and one partition block.
         let must_end = |batch: &Batch| {
-            batch.next_sequence() != sequence || batch.salt != salt || batch.ends_block() || batch.bytes() >= self.full
+            batch.next_sequence() != sequence
+                || batch.salt != salt
+                || batch.ends_block()
+                || batch.bytes() >= outlet.full()
         };
         if let Some(batch) = open.take_if(|batch| !batch.is_empty() && must_end(batch)) {
-            self.outlet.send(batch);
+            outlet.send(batch);
         }
         if open.is_none() {
-            *open = self.outlet.take();
+            *open = outlet.take();
         }
         let batch = open.as_mut()?;
         if batch.is_empty() {

@@ -141,6 +141,19 @@ impl Program {
         Compiler::new(notation, settings, table, Escape::Hex, Dialect::Stream).line()
     }
 
+    /// Compiles a text format whose fields are separated by tabs: times are UTC.
+    ///
+    /// # Errors
+    ///
+    /// As [`line`](Self::line).
+    pub fn tab_separated(
+        notation: &str,
+        settings: Settings<'_>,
+        table: &mut CaptureTable,
+    ) -> Result<Self, FormatError> {
+        Compiler::new(notation, settings, table, Escape::Percent, Dialect::Stream).line()
+    }
+
     /// Compiles a format for the program `varnishncsa`: addresses are shown as they are. `json` is its option `-j`.
     ///
     /// # Errors
@@ -407,7 +420,10 @@ impl<'a> Compiler<'a> {
             return Ok(());
         }
         // varnishncsa shows local time; a JSON record is joined with those of other places, so it is always UTC there.
-        let zone = if self.program.escape == Escape::Json { Zone::Utc } else { Zone::Local };
+        let zone = match self.program.escape {
+            Escape::Json | Escape::Percent => Zone::Utc,
+            Escape::Hex | Escape::Raw => Zone::Local,
+        };
         let format = if format.is_empty() { "[%d/%b/%Y:%T %z]" } else { format };
         if self.dialect == Dialect::Stream {
             check_time_format(format, specifier.offset)?;
@@ -470,6 +486,12 @@ impl<'a> Compiler<'a> {
                 self.add(Operation::Vxid);
                 Ok(())
             }
+            "Kafkalog:host" if self.dialect == Dialect::Stream => {
+                let mut host = Vec::new();
+                self.program.escape.append(self.settings.host.as_bytes(), &mut host);
+                self.literal(&host);
+                Ok(())
+            }
             "Kafkalog:salt_id" if self.dialect == Dialect::Stream => {
                 let missing = self.missing(specifier, "-")?;
                 self.add(Operation::SaltId { missing });
@@ -490,7 +512,7 @@ impl<'a> Compiler<'a> {
                     specifier.offset,
                     format!(
                         "`%{{{argument}}}x`: expected Varnish:time_firstbyte, Varnish:hitmiss, Varnish:handling, Varnish:side, \
-                         Varnish:vxid, VCL_Log:KEY, VSL:TAG[:PREFIX][N] or Kafkalog:salt_id"
+                         Varnish:vxid, VCL_Log:KEY, VSL:TAG[:PREFIX][N], Kafkalog:salt_id or Kafkalog:host"
                     ),
                 )
                 .or_in_varnishncsa(format!("Unknown formatting extension: {argument}"))),
@@ -545,9 +567,8 @@ impl<'a> Compiler<'a> {
             }
         };
         let clear = self.dialect.shows_addresses();
-        if (tag.is_unsafe() && self.program.escape == Escape::Hex)
-            || (tag.is_binary() && self.program.escape != Escape::Raw)
-        {
+        let is_json = matches!(self.program.escape, Escape::Json | Escape::Raw);
+        if (tag.is_unsafe() && !is_json) || (tag.is_binary() && self.program.escape != Escape::Raw) {
             return fail(
                 format!("records of tag {name} can hold control characters; they cannot be shown here"),
                 format!("Tag {} can contain control characters", tag.name().unwrap_or(name)),

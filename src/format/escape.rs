@@ -12,6 +12,9 @@ pub enum Escape {
     Json,
     /// varnishncsa's `-j`: as JSON, but bytes above 0x7e as they are, valid UTF-8 or not.
     Raw,
+    /// For fields between tabs, as udp2log's readers split them: white space and control characters become `%HH`, all else
+    /// stays as it is.
+    Percent,
 }
 
 impl Escape {
@@ -30,6 +33,7 @@ impl Escape {
         match self {
             Self::Hex => append_hex_quoted(value, out),
             Self::Raw => append_raw(value, out),
+            Self::Percent => append_percent(value, out),
             Self::Json => append_json(value, out),
         }
     }
@@ -55,6 +59,20 @@ pub fn append_hex_quoted(mut value: &[u8], out: &mut Vec<u8>) {
         value = rest;
     }
 }
+
+/// Appends a value without white space in it.
+fn append_percent(value: &[u8], out: &mut Vec<u8>) {
+    for byte in value {
+        match byte {
+            0..=0x20 | 0x7f => {
+                out.extend_from_slice(&[b'%', HEX_UPPER[usize::from(byte >> 4)], HEX_UPPER[usize::from(byte & 15)]]);
+            }
+            _ => out.push(*byte),
+        }
+    }
+}
+
+const HEX_UPPER: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Appends a value as varnishncsa does with `-j`.
 fn append_raw(mut value: &[u8], out: &mut Vec<u8>) {

@@ -10,11 +10,13 @@ pub enum Preset {
     Webrequest,
     /// varnishncsa's default line, with the address hashed.
     Ncsa,
+    /// The line that udp2log distributes: sixteen fields between tabs.
+    Udp2log,
 }
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 2] = [Self::Webrequest, Self::Ncsa];
+    pub const ALL: [Self; 3] = [Self::Webrequest, Self::Ncsa, Self::Udp2log];
 
     /// The preset of this name.
     #[must_use]
@@ -28,6 +30,7 @@ impl Preset {
         match self {
             Self::Webrequest => "webrequest",
             Self::Ncsa => "ncsa",
+            Self::Udp2log => "udp2log",
         }
     }
 
@@ -44,6 +47,11 @@ impl Preset {
                 "%{Kafkalog:salt_id@salt_id}x",
             ),
             Self::Ncsa => "%h %l %u %t \"%r\" %s %b \"%{Referer}i\" \"%{User-agent}i\"",
+            Self::Udp2log => concat!(
+                "%{Kafkalog:host}x\\t%n\\t%{%Y-%m-%dT%H:%M:%S}t\\t%{Varnish:time_firstbyte}x\\t%h\\t%{Varnish:handling}x/%s\\t%b\\t%m\\t",
+                "http://%{Host}i%U%q\\t-\\t%{Content-Type}o\\t%{Referer}i\\t%{X-Forwarded-For}i\\t%{User-agent}i\\t",
+                "%{Accept-Language}i\\t%{X-Analytics}o",
+            ),
         }
     }
 
@@ -56,6 +64,7 @@ impl Preset {
         match self {
             Self::Webrequest => Program::json(self.notation(), settings, table),
             Self::Ncsa => Program::line(self.notation(), settings, table),
+            Self::Udp2log => Program::tab_separated(self.notation(), settings, table),
         }
     }
 }

@@ -56,7 +56,7 @@ pub fn check(kafka: &Kafka) -> Result<(), ProducerError> {
     client::check(&properties::complete(kafka)?)
 }
 
-/// Tells the producer to come to an end, or to make haste.
+/// Tells the producer, or the writer, to come to an end, or to make haste.
 #[derive(Debug, Default)]
 pub struct Stop {
     asked: AtomicBool,
@@ -92,16 +92,16 @@ impl Stop {
     }
 
     /// Says which thread to wake.
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.wishes().thread = Some(thread::current());
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         // In the common case nobody has wished anything, and no lock is taken.
         if self.asked.load(Ordering::Acquire) { self.wishes().deadline } else { None }
     }
 
-    fn is_urgent(&self) -> bool {
+    pub(crate) fn is_urgent(&self) -> bool {
         self.asked.load(Ordering::Acquire) && {
             let wishes = self.wishes();
             wishes.deadline.is_some() || wishes.hurry_until.is_some_and(|until| Instant::now() < until)

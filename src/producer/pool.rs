@@ -161,12 +161,12 @@ pub struct Inlet {
 
 impl Inlet {
     /// The next batch that the reader has sent.
-    pub(super) fn take(&mut self) -> Option<Box<Batch>> {
+    pub(crate) fn take(&mut self) -> Option<Box<Batch>> {
         self.arriving.pop()
     }
 
     /// Gives back a batch whose lines have all been settled.
-    pub(super) fn give_back(&mut self, batch: Box<Batch>) {
+    pub(crate) fn give_back(&mut self, batch: Box<Batch>) {
         self.counters.backlog_bytes.fetch_sub(batch.bytes() as u64, Ordering::Relaxed);
         // The ring has room for all the batches there are. With the reader gone, nobody takes it out any more.
         let _ = self.back.push(batch);

@@ -45,7 +45,9 @@ unsafe extern "C" fn kafkalog_vmod_start(vcl: *mut *mut c_void, configuration: *
     contained(|| {
         // SAFETY: the shim passes VCL's string, which it has found not to be NULL.
         let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(configuration) }.to_bytes()));
-        let setup = Arc::new(Setup::load(path).map_err(|error| error.to_string())?);
+        let setup = Setup::load(path).map_err(|error| error.to_string())?;
+        setup.check_for_module().map_err(|error| error.to_string())?;
+        let setup = Arc::new(setup);
         let id = VclId(NEXT.fetch_add(1, Ordering::Relaxed));
         // SAFETY: the shim passes the address of varnishd's private pointer of this VCL.
         unsafe { *vcl = Box::into_raw(Box::new(Vcl { id, setup })).cast() };
