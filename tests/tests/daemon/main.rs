@@ -53,6 +53,36 @@ fn sigterm_sends_what_is_in_the_log_and_was_not_read_yet() {
 }
 
 #[test]
+fn old_and_new_run_side_by_side() {
+    let machine = Machine::new();
+    let (_broker, bootstrap) = machine.kafka();
+    let mut varnishd = machine.varnishd();
+    let file = machine.configuration(&bootstrap);
+    let log = machine.output().join("access.log");
+    let text = fs::read_to_string(&file).unwrap();
+    let more = format!(
+        "[[stream]]\nname = \"shown\"\noutput = \"stdout\"\nline = \"SHOWN %n\"\nquery = \"ReqMethod eq GET\"\n\
+         [[stream]]\nname = \"access\"\noutput = \"file:{}\"\nformat = \"ncsa\"\nsample = 10\n",
+        log.display()
+    );
+    // They are done after Kafka's, although they come first.
+    fs::write(&file, text.replace("[[stream]]", &format!("{more}[[stream]]"))).unwrap();
+    let mut daemon = machine.daemon_with("daemon", &file, &[]);
+    attached(&mut daemon);
+    load(&varnishd, 0, 600).run(&AtomicU64::new(0), &STOP).unwrap();
+    counted(&mut varnishd, 600);
+    daemon.terminate(LIMIT).unwrap();
+
+    let topic = machine.arrived(&bootstrap, &varnishd);
+    assert_eq!(topic.missing(0..600), NONE);
+    assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 60);
+    let output = daemon.output().unwrap();
+    let numbers: Vec<u64> =
+        output.lines().filter_map(|line| line.strip_prefix("SHOWN ")).map(|number| number.parse().unwrap()).collect();
+    assert!(numbers.len() > 100 && numbers.iter().copied().eq(0..numbers.len() as u64), "{numbers:?}");
+}
+
+#[test]
 fn a_daemon_is_stopped_and_started_under_traffic() {
     let machine = Machine::new();
     let (_broker, bootstrap) = machine.kafka();
@@ -277,7 +307,7 @@ fn a_configuration_that_is_wrong_is_shown_with_its_place() {
     let acks = "properties = { acks = \"1\" }";
     let unknown = "properties = { \"sasl.pasword\" = \"4711\" }";
     for (text, place, message, excerpt) in [
-        (String::new(), "1:1", "missing field `kafka`", "1 | \n  | ^"),
+        (String::new(), "1:1", "missing field `stream`", "1 | \n  | ^"),
         (
             right.replace(format, "format = \"webrequests\""),
             "13:10",
