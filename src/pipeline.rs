@@ -62,6 +62,8 @@ struct Lines {
     streams: Vec<Stream>,
     /// The smallest sets that are asked for: transactions are counted in these.
     counted: Grouping,
+    /// No stream has a query, or asks for larger sets.
+    takes_all: bool,
     start: CaptureId,
     salts: LocalSalt,
     ip6_prefix: u8,
@@ -99,7 +101,7 @@ impl Pipeline {
                 grouping,
                 esi: stream.esi,
                 query: query.transpose()?,
-                chosen: false,
+                chosen: true,
                 sample: *stream.sample.get_ref(),
                 seen: 0,
                 program: compile_format(stream, source, settings, &mut table)?,
@@ -107,6 +109,8 @@ impl Pipeline {
             });
         }
         let counted = streams.iter().map(|stream| stream.grouping).min().unwrap_or_default();
+        let is_plain = |stream: &Stream| stream.query.is_none() && stream.grouping == Grouping::Vxid;
+        let takes_all = streams.iter().all(is_plain);
         let limits = Limits {
             transactions: *config.varnish.incomplete_limit.get_ref(),
             timeout: config.varnish.incomplete_timeout.0,
@@ -115,7 +119,14 @@ impl Pipeline {
             .map_err(|error| source.error(0..0, format!("the system's random source gives no salt: {error}")))?;
         Ok(Self {
             assembler: Assembler::new(&table, &tests, interest, limits),
-            lines: Lines { streams, counted, start, salts, ip6_prefix: *config.anonymize.ip6_prefix.get_ref() },
+            lines: Lines {
+                streams,
+                counted,
+                takes_all,
+                start,
+                salts,
+                ip6_prefix: *config.anonymize.ip6_prefix.get_ref(),
+            },
         })
     }
 
@@ -168,14 +179,8 @@ impl Pipeline {
 
 impl Lines {
     fn set(&mut self, set: &Set<'_>, counters: &Counters, output: &mut impl Output) {
-        let mut chosen = false;
-        for stream in &mut self.streams {
-            stream.chosen =
-                stream.grouping == set.grouping && stream.query.as_ref().is_none_or(|query| query.holds(set.members()));
-            chosen |= stream.chosen;
-        }
         let counted = set.grouping == self.counted;
-        if !chosen && !counted {
+        if !self.takes_all && !self.choose(set) && !counted {
             return;
         }
         for transaction in set.transactions().filter(|transaction| !transaction.left_out) {
@@ -184,6 +189,17 @@ impl Lines {
                 self.transaction(&transaction, counters, output);
             }
         }
+    }
+
+    /// Asks the streams' queries about a set. Whether it is true of one.
+    fn choose(&mut self, set: &Set<'_>) -> bool {
+        let mut chosen = false;
+        for stream in &mut self.streams {
+            let is_its_kind = stream.grouping == set.grouping;
+            stream.chosen = is_its_kind && stream.query.as_ref().is_none_or(|query| query.holds(set.members()));
+            chosen |= stream.chosen;
+        }
+        chosen
     }
 
     /// Makes the lines of the streams that take a transaction.

@@ -15,7 +15,21 @@ pub struct Timestamp(u64);
 impl Timestamp {
     /// Reads `seconds.fraction` as in `Timestamp` records; digits beyond microseconds are dropped.
     #[must_use]
+    #[inline]
     pub fn parse(text: &[u8]) -> Option<Self> {
+        // As varnishd writes them until the year 2286.
+        if let Ok(text) = <&[u8; 17]>::try_from(text)
+            && text[10] == b'.'
+            && let [seconds @ .., _, _, _, _, _, _, _, _, _] = text
+            && let [.., b, c, _, d, e, f, g, h, i] = text
+            && let (Some(high), Some(low)) = (eight_digits(*seconds), eight_digits([*b, *c, *d, *e, *f, *g, *h, *i]))
+        {
+            return Some(Self(high * 100_000_000 + low));
+        }
+        Self::parse_any(text)
+    }
+
+    fn parse_any(text: &[u8]) -> Option<Self> {
         let (seconds, fraction) = match text.iter().position(|byte| *byte == b'.') {
             Some(point) => (&text[..point], &text[point + 1..]),
             None => (text, &b""[..]),
@@ -58,6 +72,20 @@ impl Timestamp {
     pub fn microseconds(self) -> u64 {
         self.0
     }
+}
+
+/// The number that eight digits write: the digits next to each other are put together, then the pairs, then the fours.
+#[inline]
+fn eight_digits(digits: [u8; 8]) -> Option<u64> {
+    let digits = u64::from_le_bytes(digits);
+    let is_beyond = digits.wrapping_add(0x4646_4646_4646_4646) | digits.wrapping_sub(0x3030_3030_3030_3030);
+    if is_beyond & 0x8080_8080_8080_8080 != 0 {
+        return None;
+    }
+    let digits = digits & 0x0f0f_0f0f_0f0f_0f0f;
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some((fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// The number that up to twelve digits write; 0 for none.
@@ -177,6 +205,14 @@ mod tests {
         #[test]
         fn any_bytes_are_a_time_or_none(text: Vec<u8>) {
             let _ = Timestamp::parse(&text);
+        }
+
+        #[test]
+        fn usual_times_are_read_as_any(text in "[0-9]{10}\\.[0-9]{6}", place in 0_usize..17, other: u8) {
+            prop_assert_eq!(Timestamp::parse(text.as_bytes()), Timestamp::parse_any(text.as_bytes()));
+            let mut text = text.into_bytes();
+            text[place] = other;
+            prop_assert_eq!(Timestamp::parse(&text), Timestamp::parse_any(&text));
         }
     }
 }

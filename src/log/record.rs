@@ -138,6 +138,67 @@ impl<'a> Records<'a> {
     }
 }
 
+impl<'a> Records<'a> {
+    /// Takes records of one transaction up to the first that `passes` says no to, which is given back; `None` before one of
+    /// another transaction, and where [`peek`](Self::peek) gives none. This is the innermost loop of all: it does no more
+    /// than it must.
+    #[inline]
+    pub fn skip_while(&mut self, vxid: u64, passes: impl FnMut(Tag, &'a [u8]) -> bool) -> Option<&'a [u8]> {
+        match self.layout {
+            Layout::One => self.skip_with::<2>(vxid, passes),
+            Layout::Two => self.skip_with::<3>(vxid, passes),
+        }
+    }
+
+    #[inline(always)]
+    fn skip_with<const HEADER: usize>(
+        &mut self,
+        vxid: u64,
+        mut passes: impl FnMut(Tag, &'a [u8]) -> bool,
+    ) -> Option<&'a [u8]> {
+        let unused = layout_of(HEADER).unused_bits();
+        let mut words = self.words.get(*self.taken..).unwrap_or_default();
+        let found = loop {
+            let Some((header, rest)) = words.split_first_chunk::<HEADER>() else { break None };
+            let first = header[0];
+            let tag = Tag::from_header(first);
+            if !tag.is_of_record() || first & unused != 0 {
+                if tag != Tag::BATCH {
+                    break None;
+                }
+                words = rest;
+                continue;
+            }
+            if vxid_of(header) != vxid {
+                break None;
+            }
+            let Some((payload, rest)) = split_bytes(rest, payload_bytes(first)) else { break None };
+            words = rest;
+            if !passes(tag, payload) {
+                break Some(payload);
+            }
+        };
+        *self.taken = self.words.len() - words.len();
+        found
+    }
+}
+
+/// The layout whose records have so many words before their payload.
+#[inline]
+fn layout_of(header_words: usize) -> Layout {
+    if header_words == Layout::One.header_words() { Layout::One } else { Layout::Two }
+}
+
+/// The transaction's id in a record's first words.
+#[inline]
+fn vxid_of<const HEADER: usize>(header: &[u32; HEADER]) -> u64 {
+    let marker = header[HEADER - 1];
+    match layout_of(HEADER) {
+        Layout::One => u64::from(marker & 0x3fff_ffff),
+        Layout::Two => (u64::from(header[1]) | u64::from(marker) << 32) & ((1 << 51) - 1),
+    }
+}
+
 /// What has not been taken of some words. Tells how far they have been, also when a panic ends it: then the record is gone
 /// that was being taken, and the next one is not.
 struct Left<'a, 'b> {
@@ -176,7 +237,7 @@ pub(super) fn find(words: &[u32], layout: Layout) -> Found<'_> {
 
 #[inline]
 fn find_with<const HEADER: usize>(words: &[u32]) -> Found<'_> {
-    let layout = if HEADER == Layout::One.header_words() { Layout::One } else { Layout::Two };
+    let layout = layout_of(HEADER);
     let Some((header, rest)) = words.split_first_chunk::<HEADER>() else { return Found::Part(words) };
     let first = header[0];
     let tag = Tag::from_header(first);
@@ -185,10 +246,7 @@ fn find_with<const HEADER: usize>(words: &[u32]) -> Found<'_> {
     }
     let Some((payload, rest)) = split_bytes(rest, payload_bytes(first)) else { return Found::Part(words) };
     let marker = header[HEADER - 1];
-    let vxid = match layout {
-        Layout::One => u64::from(marker & 0x3fff_ffff),
-        Layout::Two => (u64::from(header[1]) | u64::from(marker) << 32) & ((1 << 51) - 1),
-    };
+    let vxid = vxid_of(header);
     let side = match marker >> 30 {
         1 => Side::Client,
         2 => Side::Backend,

@@ -4,7 +4,7 @@ use crate::log::Tag;
 
 /// The number of a capture in its table: the same for all streams that name the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CaptureId(pub(super) usize);
+pub struct CaptureId(pub(super) u32);
 
 /// Which record wins when several match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl CaptureTable {
         CaptureId(known.unwrap_or_else(|| {
             self.0.push(capture);
             self.0.len() - 1
-        }))
+        }) as u32)
     }
 
     /// The captures, each at its number.

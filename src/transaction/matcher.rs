@@ -1,6 +1,6 @@
 //! Matchers: captures as they are applied to each record, found by its tag and by how its payload begins.
 
-use crate::log::{Beginning, Filter, Offer, Records, Tag, is_space};
+use crate::log::{Beginning, Filter, Records, Tag, is_space};
 use crate::query::{RecordTest, TestId, TestTable};
 
 use super::Handling;
@@ -123,7 +123,7 @@ impl Matchers {
                     }
                     Select::Key(key) => (Name::before_colon(key, false), Part::Whole),
                 };
-                add(*tag, name, Then::Keep(CaptureId(index), *pick, part));
+                add(*tag, name, Then::Keep(CaptureId(index as u32), *pick, part));
             }
         }
         for (tag, text, then) in TELLING {
@@ -186,30 +186,38 @@ impl Matchers {
         let log = records.log();
         let vxid = values.vxid;
         loop {
-            // The first loop does nothing but look for a record of interest, in as few instructions as there can be.
-            let (mut next, mut payload) = (NONE, &log[..0]);
-            records.offer(|record| {
-                if record.vxid != vxid {
-                    return Offer::Left;
-                }
-                let beginning = Beginning::of_payload(record.payload).index();
-                next = self.first[usize::from(record.tag.number())][beginning];
-                payload = record.payload;
-                if next == NONE { Offer::Taken } else { Offer::Last }
-            });
+            let Some((next, payload)) = self.next_of_interest(records, vxid) else { return Stop::Left };
             let beginning = || Beginning::of_payload(payload).index();
             match next {
-                NONE => return Stop::Left,
                 ENDED => {
-                    self.try_each(self.at_end[beginning()], payload, values, log);
+                    self.try_at_stop(self.at_end[beginning()], payload, values, log);
                     return Stop::Ended;
                 }
                 LINKED => {
-                    self.try_each(self.at_link[beginning()], payload, values, log);
+                    self.try_at_stop(self.at_link[beginning()], payload, values, log);
                     return Stop::Linked(payload);
                 }
                 _ => self.try_each(next, payload, values, log),
             }
+        }
+    }
+
+    /// Takes records of a transaction up to one that is looked for; gives it, and the first matcher to try. Apart, so that the
+    /// registers are this loop's alone.
+    #[inline(never)]
+    fn next_of_interest<'a>(&self, records: &mut Records<'a>, vxid: u64) -> Option<(u32, &'a [u8])> {
+        let mut next = NONE;
+        let payload = records.skip_while(vxid, |tag, payload| {
+            next = self.first[usize::from(tag.number())][Beginning::of_payload(payload).index()];
+            next == NONE
+        });
+        Some((next, payload?))
+    }
+
+    #[inline(never)]
+    fn try_at_stop(&self, next: u32, payload: &[u8], values: &mut Values, log: &[u8]) {
+        if next != NONE {
+            self.try_each(next, payload, values, log);
         }
     }
 
@@ -225,7 +233,7 @@ impl Matchers {
     }
 
     /// Tries this matcher and those behind it on a record of `log`.
-    #[inline(never)]
+    #[inline(always)]
     fn try_each(&self, mut next: u32, payload: &[u8], values: &mut Values, log: &[u8]) {
         let start = payload.as_ptr().addr().wrapping_sub(log.as_ptr().addr());
         let head = bytes_at(log, start);

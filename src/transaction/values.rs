@@ -82,14 +82,14 @@ impl Values {
     /// Whether there is a value.
     #[inline]
     pub(super) fn has(&self, capture: CaptureId) -> bool {
-        !self.spans[capture.0].is_missing()
+        !self.spans[capture.0 as usize].is_missing()
     }
 
     /// Sets a value that is part of `log`.
     #[inline]
     pub(super) fn set(&mut self, capture: CaptureId, value: &[u8], log: &[u8]) {
         let start = value.as_ptr().addr().wrapping_sub(log.as_ptr().addr()).wrapping_add(LOG);
-        self.spans[capture.0] = Span { start: start as u32, end: (start + value.len()) as u32 };
+        self.spans[capture.0 as usize] = Span { start: start as u32, end: (start + value.len()) as u32 };
         self.in_log = true;
     }
 
@@ -132,7 +132,7 @@ impl Values {
 
     #[inline]
     pub(super) fn value<'a>(&'a self, capture: CaptureId, log: &'a [u8]) -> Option<&'a [u8]> {
-        lookup(self.spans[capture.0], &self.kept, log)
+        lookup(self.spans[capture.0 as usize], &self.kept, log)
     }
 }
 
