@@ -26,6 +26,24 @@ pub fn check(theirs: &Path, ours: &Path) -> anyhow::Result<u64> {
     Ok(ours.len() as u64)
 }
 
+/// Compares what both have printed byte for byte, and returns the number of lines.
+///
+/// # Errors
+///
+/// At the first line that differs.
+pub fn check_bytes(theirs: &Path, ours: &Path) -> anyhow::Result<u64> {
+    let read = |file: &Path| fs::read(file).with_context(|| format!("reading {}", file.display()));
+    let (theirs, ours) = (read(theirs)?, read(ours)?);
+    let lines = |bytes: &[u8]| bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    if theirs != ours {
+        let (theirs, ours) = (lines(&theirs), lines(&ours));
+        let same = theirs.iter().zip(&ours).take_while(|(theirs, ours)| theirs == ours).count();
+        let show = |lines: &[Vec<u8>]| lines.get(same).map(|line| line.escape_ascii().to_string());
+        bail!("line {} differs:\n  varnishncsa: {:?}\n  kafkalog:    {:?}", same + 1, show(&theirs), show(&ours));
+    }
+    Ok(ours.iter().filter(|byte| **byte == b'\n').count() as u64)
+}
+
 fn read(file: &Path) -> anyhow::Result<Vec<Fields>> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let mut lines = Vec::new();

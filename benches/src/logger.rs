@@ -1,5 +1,6 @@
-//! The two programs that are compared, and the line that both print.
+//! The two programs that are compared, and the lines that both print.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,69 +43,81 @@ const FIELDS: [(&str, &str, &str); 18] = [
 /// Those that kafkalog hashes and varnishncsa does not.
 pub const ADDRESSES: [&str; 2] = ["ip", "x_forwarded_for"];
 
-/// How many fields a line has.
-pub const FIELD_COUNT: usize = FIELDS.len();
+/// A query that is true of one request in a hundred.
+const QUERY: &str = "ReqURL ~ '^/page/Article_number_[0-9]7[?]' and RespStatus == 200";
 
 /// A program that renders a recording.
 #[derive(Debug, Clone)]
-pub enum Logger {
-    /// Varnish's own.
-    Varnishncsa,
-    /// Ours.
-    Kafkalog {
-        /// The program.
-        program: PathBuf,
-        /// Its configuration.
-        configuration: PathBuf,
-    },
+pub struct Logger {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<OsString>,
 }
 
 impl Logger {
-    /// Ours, with a configuration that is written to `work`.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub fn kafkalog(programs: &Programs, work: &Path) -> anyhow::Result<Self> {
-        let configuration = work.join("kafkalog.toml");
-        let fields: Vec<_> = FIELDS.iter().map(|(_, ours, _)| *ours).collect();
-        let text = format!(
-            "host = \"{HOST}\"\n[kafka]\nbootstrap = [\"127.0.0.1:9\"]\n\
-             [[stream]]\nname = \"{STREAM}\"\ntopic = \"{STREAM}\"\njson = \"{}\"\n",
-            fields.join(" ")
-        );
-        fs::write(&configuration, text).with_context(|| format!("writing {}", configuration.display()))?;
-        Ok(Self::Kafkalog { program: programs.kafkalog(), configuration })
-    }
-
     /// For people.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Varnishncsa => "varnishncsa",
-            Self::Kafkalog { .. } => "kafkalog",
-        }
+        self.name
     }
 
     /// The program and its arguments that print a line for each request of the recording.
     #[must_use]
     pub fn command(&self, recording: &Path) -> Command {
-        match self {
-            Self::Varnishncsa => {
-                let mut command = Command::new(find("varnishncsa"));
-                command.arg("-r").arg(recording).args(["-j", "-F", &varnishncsa_format()]);
-                // kafkalog's times are in UTC.
-                command.env("TZ", "UTC");
-                command
-            }
-            Self::Kafkalog { program, configuration } => {
-                let mut command = Command::new(program);
-                command.args(["replay", "--stdout", STREAM, "-r"]).arg(recording);
-                command.arg("--config").arg(configuration).env("TZ", "UTC");
-                command
-            }
-        }
+        let mut command = Command::new(&self.program);
+        // kafkalog's times are in UTC.
+        command.args(&self.arguments).arg("-r").arg(recording).env("TZ", "UTC");
+        command
     }
+}
+
+/// What both programs are made to do.
+#[derive(Debug)]
+pub struct Task {
+    /// For people.
+    pub name: &'static str,
+    /// varnishncsa.
+    pub theirs: Logger,
+    /// kafkalog.
+    pub ours: Logger,
+    /// Whether both print the same bytes; otherwise [`agreement`](crate::agreement) tells what may differ.
+    pub exact: bool,
+}
+
+/// All tasks, the first of which prints a line for every request; with a configuration that is written to `work`.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn tasks(programs: &Programs, work: &Path) -> anyhow::Result<Vec<Task>> {
+    let configuration = work.join("kafkalog.toml");
+    let fields: Vec<_> = FIELDS.iter().map(|(_, ours, _)| *ours).collect();
+    let text = format!(
+        "host = \"{HOST}\"\n[kafka]\nbootstrap = [\"127.0.0.1:9\"]\n\
+         [[stream]]\nname = \"{STREAM}\"\ntopic = \"{STREAM}\"\njson = \"{}\"\n",
+        fields.join(" ")
+    );
+    fs::write(&configuration, text).with_context(|| format!("writing {}", configuration.display()))?;
+    let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let theirs =
+        |arguments: &[&str]| Logger { name: "varnishncsa", program: find("varnishncsa"), arguments: words(arguments) };
+    let ours = |arguments: Vec<OsString>| Logger { name: "kafkalog", program: programs.kafkalog(), arguments };
+    let format = varnishncsa_format();
+    let json = ["-j", "-F", &format];
+    let mut replay = words(&["replay", "--stdout", STREAM, "--config"]);
+    replay.push(configuration.into());
+    let same = |name, arguments: &[&str]| Task {
+        name,
+        theirs: theirs(arguments),
+        ours: ours(words(&[&["ncsa"], arguments].concat())),
+        exact: true,
+    };
+    Ok(vec![
+        Task { name: "a stream of 18 JSON fields, hashed", theirs: theirs(&json), ours: ours(replay), exact: false },
+        same("ncsa: 18 JSON fields", &json),
+        same("ncsa: the default line", &[]),
+        same("ncsa: a selective query", &["-q", QUERY]),
+    ])
 }
 
 fn varnishncsa_format() -> String {

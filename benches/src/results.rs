@@ -16,16 +16,18 @@ pub struct Figures {
     pub instructions: Option<f64>,
 }
 
-/// The figures of both.
+/// The figures of both for one task.
 #[derive(Debug, Default)]
 pub struct Results {
+    /// The task's name.
+    pub task: &'static str,
     /// varnishncsa's.
     pub theirs: Figures,
     /// kafkalog's.
     pub ours: Figures,
 }
 
-/// One line of the table, one panel of the chart.
+/// One line of the table.
 struct Row {
     name: &'static str,
     theirs: f64,
@@ -58,38 +60,44 @@ impl Results {
     fn ratios(&self) -> Vec<f64> {
         self.theirs.seconds.iter().zip(&self.ours.seconds).map(|(theirs, ours)| theirs / ours).collect()
     }
+}
 
-    /// In Markdown.
-    #[must_use]
-    pub fn table(&self) -> String {
-        let mut table = String::from("| | varnishncsa | kafkalog | ratio |\n|---|--:|--:|--:|\n");
-        for row in self.rows() {
+/// All tasks, in Markdown.
+#[must_use]
+pub fn table(tasks: &[Results]) -> String {
+    let mut table = String::from("| | | varnishncsa | kafkalog | ratio |\n|---|---|--:|--:|--:|\n");
+    for results in tasks {
+        let (low, high) = range(&results.ratios());
+        for (index, row) in results.rows().iter().enumerate() {
             let (theirs, ours) = (row.number(row.theirs), row.number(row.ours));
+            let task = if index == 0 { results.task } else { "" };
+            let rounds = if index == 0 { format!(" ({low:.2} to {high:.2})") } else { String::new() };
             // Nothing fails that writes to memory.
-            let _ = writeln!(table, "| {} | {theirs} | {ours} | {:.2} |", row.name, row.ratio);
+            let _ = writeln!(table, "| {task} | {} | {theirs} | {ours} | {:.2}{rounds} |", row.name, row.ratio);
         }
-        let (low, high) = range(&self.ratios());
-        let _ = writeln!(
-            table,
-            "\nMedians of {} rounds in turn; the ratio of CPU time is the median of the rounds' own, {low:.2} to \
-             {high:.2}.",
-            self.ours.seconds.len()
-        );
-        table
     }
+    let rounds = tasks.first().map_or(0, |results| results.ours.seconds.len());
+    let _ = writeln!(
+        table,
+        "\nMedians of {rounds} rounds in turn; the ratio of CPU time is the median of the rounds' own, with their range."
+    );
+    table
+}
 
-    /// For the chart.
-    #[must_use]
-    pub fn panels(&self) -> Vec<Panel> {
-        let panel = |row: Row| Panel {
-            title: row.name.to_owned(),
+/// All tasks, for the chart.
+#[must_use]
+pub fn panels(tasks: &[Results]) -> Vec<Panel> {
+    let panel = |results: &Results| {
+        let row = results.rows().swap_remove(0);
+        Panel {
+            title: format!("{} — {}: {:.1} times as many", results.task, row.name, row.ratio),
             bars: vec![
                 Bar { name: "varnishncsa", ours: false, value: row.theirs, text: row.number(row.theirs) },
                 Bar { name: "kafkalog", ours: true, value: row.ours, text: row.number(row.ours) },
             ],
-        };
-        self.rows().into_iter().map(panel).collect()
-    }
+        }
+    };
+    tasks.iter().map(panel).collect()
 }
 
 #[cfg(test)]
@@ -99,15 +107,17 @@ mod tests {
     #[test]
     fn the_ratio_is_that_of_rounds() {
         let results = Results {
+            task: "lines",
             theirs: Figures { seconds: vec![8e-6, 20e-6, 9e-6], instructions: Some(90_000.0) },
             ours: Figures { seconds: vec![2e-6, 4e-6, 3e-6], instructions: Some(30_000.0) },
         };
-        let table = results.table();
-        assert!(table.contains("| requests a CPU second | 111,111 | 333,333 | 4.00 |"), "{table}");
-        assert!(table.contains("| CPU µs a request | 9.00 | 3.00 | 4.00 |"), "{table}");
-        assert!(table.contains("| instructions a request | 90,000 | 30,000 | 3.00 |"), "{table}");
-        assert!(table.contains("3.00 to 5.00"), "{table}");
-        assert_eq!(results.panels().len(), 3);
-        assert_eq!(Results { ours: Figures { instructions: None, ..results.ours }, ..results }.panels().len(), 2);
+        let table = table(std::slice::from_ref(&results));
+        assert!(
+            table.contains("| lines | requests a CPU second | 111,111 | 333,333 | 4.00 (3.00 to 5.00) |"),
+            "{table}"
+        );
+        assert!(table.contains("|  | CPU µs a request | 9.00 | 3.00 | 4.00 |"), "{table}");
+        assert!(table.contains("|  | instructions a request | 90,000 | 30,000 | 3.00 |"), "{table}");
+        assert_eq!(panels(&[results]).len(), 1);
     }
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use kafkalog_benches::logger::{ADDRESSES, FIELD_COUNT, Logger};
+use kafkalog_benches::logger::{ADDRESSES, Task, tasks};
 use kafkalog_benches::recording::Recording;
-use kafkalog_benches::results::{Figures, Results};
+use kafkalog_benches::results::{Results, panels, table};
 use kafkalog_benches::{agreement, callgrind, chart, cpu, machine, recorder, results_directory};
 use kafkalog_tests::command_line::{exit_code, stop_flag};
 use kafkalog_tests::digits::grouped;
@@ -70,34 +70,44 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     };
     let recording = Recording::read(&file)?;
-    let theirs = Logger::Varnishncsa;
-    let ours = Logger::kafkalog(&programs, work)?;
+    let tasks = tasks(&programs, work)?;
 
     step("comparing what both print");
-    let lines = compare([&theirs, &ours], &file, work, &stop)?;
-    if arguments.recording.is_none() && lines != arguments.requests {
-        bail!("{lines} lines of {} requests: varnishlog lost records", arguments.requests);
+    let mut lines = Vec::new();
+    for task in &tasks {
+        lines.push(compare(task, &file, work, &stop)?);
     }
-    let mut results = Results::default();
+    let requests = lines[0];
+    if arguments.recording.is_none() && requests != arguments.requests {
+        bail!("{requests} lines of {} requests: varnishlog lost records", arguments.requests);
+    }
+    let mut results: Vec<Results> =
+        tasks.iter().map(|task| Results { task: task.name, ..Results::default() }).collect();
     let repeated = work.join("repeated");
     recording.write_repeated(arguments.copies, &repeated)?;
     for round in 1..=arguments.rounds {
         step(&format!("round {round} of {}", arguments.rounds));
-        for (logger, figures) in [(&theirs, &mut results.theirs), (&ours, &mut results.ours)] {
-            let (time, _) = cpu::run(logger.command(&repeated), Path::new("/dev/null"), &work.join("errors"), &stop)?;
-            figures.seconds.push(time.as_secs_f64() / (lines * u64::from(arguments.copies)) as f64);
+        for (task, results) in tasks.iter().zip(&mut results) {
+            for (logger, figures) in [(&task.theirs, &mut results.theirs), (&task.ours, &mut results.ours)] {
+                let command = logger.command(&repeated);
+                let (time, _) = cpu::run(command, Path::new("/dev/null"), &work.join("errors"), &stop)?;
+                figures.seconds.push(time.as_secs_f64() / (requests * u64::from(arguments.copies)) as f64);
+            }
         }
     }
     let counted = if arguments.callgrind == 0 {
         "Instructions were not counted.".to_owned()
     } else if callgrind::is_there() {
+        step("counting instructions");
         let [short, long] = [1, 2].map(|times| (work.join(format!("part {times}")), times * arguments.callgrind));
         for (file, part) in [&short, &long] {
-            recording.write_part(*part, lines, file)?;
+            recording.write_part(*part, requests, file)?;
         }
-        for (logger, figures) in [(&theirs, &mut results.theirs), (&ours, &mut results.ours)] {
-            step(&format!("counting the instructions of {}", logger.name()));
-            count(logger, [&short.0, &long.0], figures, work, &stop)?;
+        let parts = [(short.0.as_path(), short.1), (long.0.as_path(), long.1)];
+        for (task, results) in tasks.iter().zip(&mut results) {
+            for (logger, figures) in [(&task.theirs, &mut results.theirs), (&task.ours, &mut results.ours)] {
+                figures.instructions = Some(callgrind::instructions(logger, parts, work, &stop)?);
+            }
         }
         let [first, last] = [short.1, long.1].map(grouped);
         format!("Instructions are callgrind's for {last} requests less those for {first}.")
@@ -105,46 +115,41 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "Instructions were not counted: valgrind is not installed.".to_owned()
     };
 
-    let per_request = recording.records() as f64 / lines as f64;
-    let bytes = recording.size() as f64 / lines as f64;
-    let what = format!("{} requests of {per_request:.0} log records ({bytes:.0} bytes)", grouped(lines));
+    let per_request = recording.records() as f64 / requests as f64;
+    let bytes = recording.size() as f64 / requests as f64;
+    let what = format!("{} requests of {per_request:.0} log records ({bytes:.0} bytes)", grouped(requests));
     let page = format!(
-        "{}\n{what}, read {} times over a round; {FIELD_COUNT} JSON fields, output to /dev/null. {counted}\n\
-         Both print the same lines, but that kafkalog hashes addresses ({}) and has `-` where varnishncsa -j has \
-         nothing.\n\n{}.\n",
-        results.table(),
+        "{}\n{what}, read {} times over a round; output to /dev/null. {counted}\n\
+         Both print the same; only the stream has hashed addresses ({}), and `-` where varnishncsa -j has nothing. The \
+         query is true of {} requests.\n\n{}.\n",
+        table(&results),
         arguments.copies,
         ADDRESSES.join(", "),
+        grouped(lines.last().copied().unwrap_or_default()),
         machine::describe(),
     );
     let (markdown, picture) = (output.join("side-by-side.md"), output.join("side-by-side.svg"));
     fs::write(&markdown, &page).with_context(|| format!("writing {}", markdown.display()))?;
-    fs::write(&picture, chart::svg(&results.panels(), &what))
+    fs::write(&picture, chart::svg(&panels(&results), &what))
         .with_context(|| format!("writing {}", picture.display()))?;
     writeln!(io::stdout(), "\n{page}\n{}\n{}", markdown.display(), picture.display())
         .context("writing to standard output")
 }
 
 /// Whether both print the same lines, and how many.
-fn compare(loggers: [&Logger; 2], file: &Path, work: &Path, stop: &AtomicBool) -> anyhow::Result<u64> {
-    let printed = loggers.map(|logger| work.join(format!("{}.json", logger.name())));
+fn compare(task: &Task, file: &Path, work: &Path, stop: &AtomicBool) -> anyhow::Result<u64> {
+    let loggers = [&task.theirs, &task.ours];
+    let printed = loggers.map(|logger| work.join(format!("{}.lines", logger.name())));
     for (logger, printed) in loggers.iter().zip(&printed) {
         cpu::run(logger.command(file), printed, &work.join("errors"), stop)?;
     }
-    let lines = agreement::check(&printed[0], &printed[1])?;
-    if lines == 0 {
-        bail!("there is no request in {}", file.display());
+    let lines = if task.exact {
+        agreement::check_bytes(&printed[0], &printed[1])
+    } else {
+        agreement::check(&printed[0], &printed[1])
+    };
+    match lines.with_context(|| task.name)? {
+        0 => bail!("{}: not a line is printed for {}", task.name, file.display()),
+        lines => Ok(lines),
     }
-    Ok(lines)
-}
-
-fn count(
-    logger: &Logger,
-    [short, long]: [&Path; 2],
-    figures: &mut Figures,
-    work: &Path,
-    stop: &AtomicBool,
-) -> anyhow::Result<()> {
-    figures.instructions = Some(callgrind::instructions(logger, short, long, work, stop)?);
-    Ok(())
 }
