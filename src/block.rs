@@ -38,6 +38,16 @@ pub(crate) fn special_in_json(block: &Block) -> u32 {
     marks.cast_unsigned()
 }
 
+/// The bytes that varnishncsa does not print as they are: control characters, `"`, `\`, and those beyond `~`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn special_in_text(block: &Block) -> u32 {
+    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set1_epi8};
+    // SAFETY: as above.
+    let delete = unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(vector(block), _mm_set1_epi8(0x7f))) };
+    special_in_json(block) | delete.cast_unsigned()
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn vector(block: &Block) -> std::arch::x86_64::__m128i {
@@ -46,7 +56,7 @@ fn vector(block: &Block) -> std::arch::x86_64::__m128i {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) use portable::{at_most, special_in_json};
+pub(crate) use portable::{at_most, special_in_json, special_in_text};
 
 /// The same for any processor, and to test against.
 #[cfg(any(test, not(target_arch = "x86_64")))]
@@ -64,6 +74,10 @@ mod portable {
     pub(crate) fn special_in_json(block: &Block) -> u32 {
         marks(block, |byte| matches!(byte, ..0x20 | b'"' | b'\\' | 0x80..))
     }
+
+    pub(crate) fn special_in_text(block: &Block) -> u32 {
+        marks(block, |byte| matches!(byte, ..0x20 | b'"' | b'\\' | 0x7f..))
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +92,7 @@ mod tests {
             for block in [&block, text.as_bytes().first_chunk().unwrap()] {
                 prop_assert_eq!(at_most(block, limit), portable::at_most(block, limit));
                 prop_assert_eq!(special_in_json(block), portable::special_in_json(block));
+                prop_assert_eq!(special_in_text(block), portable::special_in_text(block));
             }
         }
     }

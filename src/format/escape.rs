@@ -1,7 +1,7 @@
 //! Escaping: what makes a value safe inside a line.
 
 use super::append::append_until;
-use crate::block::special_in_json;
+use crate::block::{special_in_json, special_in_text};
 
 /// How values are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +44,10 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Appends a value as varnishncsa does without `-j`.
 pub fn append_hex_quoted(mut value: &[u8], out: &mut Vec<u8>) {
     loop {
-        let plain = value.iter().position(|byte| !(0x20..=0x7e).contains(byte) || matches!(byte, b'"' | b'\\'));
-        let (run, rest) = value.split_at(plain.unwrap_or(value.len()));
-        out.extend_from_slice(run);
-        let Some((&byte, rest)) = rest.split_first() else { return };
+        let count = append_until(value, special_in_text, out);
+        let [byte, rest @ ..] = &value[count..] else { return };
         match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
@@ -76,16 +74,17 @@ const HEX_UPPER: &[u8; 16] = b"0123456789ABCDEF";
 
 /// Appends a value as varnishncsa does with `-j`.
 fn append_raw(mut value: &[u8], out: &mut Vec<u8>) {
-    while let Some(special) = value.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\')) {
-        out.extend_from_slice(&value[..special]);
-        match value[special] {
+    loop {
+        let count = append_until(value, special_in_json, out);
+        let [byte, rest @ ..] = &value[count..] else { return };
+        match byte {
+            0x80.. => out.push(*byte),
             // No escape that JSON has, but the one that varnishncsa writes.
             b'\x0b' => out.extend_from_slice(b"\\v"),
-            byte => append_escaped(byte, out),
+            _ => append_escaped(*byte, out),
         }
-        value = &value[special + 1..];
+        value = rest;
     }
-    out.extend_from_slice(value);
 }
 
 /// Appends a value as the inside of a JSON string.
