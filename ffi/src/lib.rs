@@ -3,6 +3,7 @@
 //! - [`tag`]: the log's tags, their numbers and flags, generated from the installed header at build time.
 //! - [`layout`]: the record layout that the same header describes.
 //! - [`api`]: libvarnishapi's cursors, opened at run time.
+//! - [`mapping`]: files in memory that may be cut while they are read.
 //! - [`process`]: going to the background.
 //! - [`time`]: the C library's calendar, which varnishncsa shows times by.
 //!
@@ -13,6 +14,7 @@ pub mod api;
 mod bindings;
 pub mod layout;
 mod library;
+pub mod mapping;
 pub mod process;
 pub mod tag;
 pub mod time;

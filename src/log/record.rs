@@ -1,6 +1,6 @@
 //! Records, and runs of them as the sources hand them out.
 
-use super::words::{bytes_of, split_bytes};
+use super::words::{bytes_of, expect_ahead, split_bytes};
 use super::{Layout, Side, Tag};
 
 /// One record of the log.
@@ -161,6 +161,7 @@ impl<'a> Records<'a> {
         let found = loop {
             let Some((header, rest)) = words.split_first_chunk::<HEADER>() else { break None };
             let first = header[0];
+            expect_ahead(words);
             let tag = Tag::from_header(first);
             if !tag.is_of_record() || first & unused != 0 {
                 if tag != Tag::BATCH {

@@ -9,14 +9,16 @@
 //! Source: `VSL_WriteOpen` and `VSL_Write` in libvarnishapi's `vsl.c`, `VSL_FILE_ID` in its `vsl_api.h`.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+
+use kafkalog_ffi::mapping::Mapping;
 
 use super::record::{Found, find};
 use super::words::bytes_of_mut;
 use super::{Layout, LogError, LogSource, Read, Records};
 
-/// Words that are read at a time: few enough to stay in a processor's own cache between being read and being looked at. A
+/// Words that are read or looked at at a time: few enough to stay in a processor's own cache between being read and being looked at. A
 /// record is at most 64 KiB and its header, so that one always fits.
 const BUFFER: usize = 32 << 10;
 
@@ -25,6 +27,9 @@ pub struct Recording {
     path: PathBuf,
     input: Box<dyn io::Read + Send>,
     layout: Layout,
+    /// The file, as far as it went when it was opened, and the word of it that is next. It is read from memory first; what has
+    /// been appended since then comes from the input.
+    mapped: Option<(Mapping, File, usize)>,
     words: Vec<u32>,
     /// Bytes of the words that have been read from the input.
     filled: usize,
@@ -34,6 +39,8 @@ pub struct Recording {
     base: u64,
     /// The input has ended.
     ended: bool,
+    /// It has become shorter since it was opened.
+    cut: bool,
 }
 
 impl Recording {
@@ -43,18 +50,30 @@ impl Recording {
     ///
     /// When it cannot be opened, is no recording, or comes from a Varnish whose tags have other numbers.
     pub fn open(path: &Path) -> Result<Self, LogError> {
-        let input: Box<dyn io::Read + Send> = if path == Path::new("-") {
-            Box::new(io::stdin())
+        let recording = if path == Path::new("-") {
+            Self::from_input(Box::new(io::stdin()), path)?
         } else {
-            let file =
-                File::open(path).map_err(|source| LogError::Io { doing: "opening", path: path.to_owned(), source })?;
-            Box::new(file)
+            Self::from_file(path).map_err(|source| LogError::Io {
+                doing: "opening",
+                path: path.to_owned(),
+                source,
+            })??
         };
-        let recording = Self::from_input(input, path)?;
         if recording.layout != Layout::INSTALLED {
             return Err(LogError::OtherGeneration { path: path.to_owned(), written: recording.layout.written_by() });
         }
         Ok(recording)
+    }
+
+    fn from_file(path: &Path) -> io::Result<Result<Self, LogError>> {
+        let file = File::open(path)?;
+        let mapping = Mapping::of(&file);
+        let copy = if mapping.is_some() { Some(file.try_clone()?) } else { None };
+        Ok(Self::from_input(Box::new(file), path).map(|recording| Self {
+            // The marker is one word.
+            mapped: mapping.zip(copy).map(|(mapping, file)| (mapping, file, 1)),
+            ..recording
+        }))
     }
 
     /// A recording in either layout from any input; `path` names it in errors.
@@ -84,11 +103,13 @@ impl Recording {
             path: path.to_owned(),
             input,
             layout,
+            mapped: None,
             words: vec![0; BUFFER],
             filled: 0,
             taken: 0,
             base: marker.len() as u64,
             ended: false,
+            cut: false,
         })
     }
 
@@ -117,6 +138,26 @@ impl Recording {
         }
     }
 
+    /// Looks in memory for the next records. `false` where there is no whole one: the rest goes on from the input.
+    fn advance_mapped(&mut self) -> io::Result<bool> {
+        let Some((mapping, file, next)) = &mut self.mapped else { return Ok(false) };
+        (*next, self.taken) = (*next + self.taken, 0);
+        if matches!(find(window(mapping, *next), self.layout), Found::Record(..)) {
+            return Ok(true);
+        }
+        // Batch headers at the end of it are passed over there.
+        let bytes = mapping.bytes();
+        let at = (4 * *next).min(bytes.len());
+        let rest = &bytes[at..];
+        let length = rest.len().min(4 * BUFFER);
+        bytes_of_mut(&mut self.words)[..length].copy_from_slice(&rest[..length]);
+        (self.base, self.filled) = (at as u64, length);
+        file.seek(io::SeekFrom::Start((at + length) as u64))?;
+        self.cut = mapping.was_cut();
+        self.mapped = None;
+        Ok(false)
+    }
+
     /// What is wrong behind the records that were taken. It is told once, and nothing behind it is read.
     fn damaged(&mut self, reason: String) -> LogError {
         let offset = self.base + 4 * self.taken as u64;
@@ -126,8 +167,19 @@ impl Recording {
     }
 }
 
+/// Some words of a recording in memory: few enough that what is found in them stays near.
+fn window(mapping: &Mapping, next: usize) -> &[u32] {
+    let words = mapping.words();
+    words.get(next..words.len().min(next + BUFFER)).unwrap_or_default()
+}
+
 impl LogSource for Recording {
     fn read(&mut self) -> Result<Read<'_>, LogError> {
+        let is_mapped = self.advance_mapped();
+        if is_mapped.map_err(|source| LogError::Io { doing: "reading", path: self.path.clone(), source })? {
+            let Some((mapping, _, next)) = &self.mapped else { return Ok(Read::Idle) };
+            return Ok(Read::Records(Records::new(window(mapping, *next), self.layout, &mut self.taken)));
+        }
         loop {
             let end = self.filled / 4;
             match find(&self.words[self.taken..end], self.layout) {
@@ -136,8 +188,11 @@ impl LogSource for Recording {
                 }
                 Found::Part(rest) => self.taken = end - rest.len(),
                 Found::Damage(rest) => {
-                    let reason =
-                        format!("expected a record, found {:#010x}", rest.first().copied().unwrap_or_default());
+                    let reason = if self.cut {
+                        "the file has become shorter while it was read".to_owned()
+                    } else {
+                        format!("expected a record, found {:#010x}", rest.first().copied().unwrap_or_default())
+                    };
                     self.taken = end - rest.len();
                     return Err(self.damaged(reason));
                 }
@@ -239,6 +294,45 @@ mod tests {
         let (read, error) = read_all(zeroed, 500);
         assert_eq!(read, records);
         assert!(error.expect("zeros are no record").to_string().contains("at byte 24"));
+    }
+
+    #[test]
+    fn a_file_is_read_from_memory_and_what_is_appended_behind_it() {
+        let records: Vec<Owned> = (0..20_000).map(|vxid| (7, vxid, vec![b'x'; (vxid % 100) as usize])).collect();
+        let bytes = file(Layout::INSTALLED, &records);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("recording");
+        // The last record that is there at first is cut.
+        let (first, behind) = bytes.split_at(bytes.len() / 2 / 4 * 4 + 2);
+        std::fs::write(&path, first).unwrap();
+        let mut recording = Recording::open(&path).unwrap();
+        std::io::Write::write_all(&mut File::options().append(true).open(&path).unwrap(), behind).unwrap();
+        let mut read = Vec::new();
+        while let Read::Records(run) = recording.read().unwrap() {
+            read.extend(run.map(|record| (record.tag.number(), record.vxid, record.payload.to_vec())));
+        }
+        assert!(read == records);
+    }
+
+    #[test]
+    fn a_file_that_becomes_shorter_is_told_of() {
+        let records: Vec<Owned> = (0..20_000).map(|vxid| (7, vxid, vec![b'x'; 100])).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("recording");
+        std::fs::write(&path, file(Layout::INSTALLED, &records)).unwrap();
+        let mut recording = Recording::open(&path).unwrap();
+        let Read::Records(run) = recording.read().unwrap() else { panic!("it has records") };
+        assert!(run.count() < records.len());
+        File::options().write(true).open(&path).unwrap().set_len(1_000_000).unwrap();
+        let error = loop {
+            match recording.read() {
+                Ok(Read::Records(run)) => drop(run.count()),
+                Ok(_) => panic!("it is not whole"),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("shorter") || error.contains("ends inside a record"), "{error}");
+        assert!(matches!(recording.read(), Ok(Read::End)));
     }
 
     proptest! {

@@ -22,3 +22,19 @@ pub(super) fn split_bytes(words: &[u32], bytes: usize) -> Option<(&[u8], &[u32])
     // SAFETY: as above, for the first `bytes` of the bytes of `inside`, which has at least as many.
     Some((unsafe { std::slice::from_raw_parts(inside.as_ptr().cast(), bytes) }, behind))
 }
+
+/// How far ahead memory is asked for, words. Some twenty records: as long as it takes to come.
+const AHEAD: usize = 384;
+
+/// Asks for the memory that will be looked at soon. A recording in memory is read once, so that it is in no cache.
+#[inline]
+pub(super) fn expect_ahead(words: &[u32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: this is a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(AHEAD).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (words, AHEAD);
+}
