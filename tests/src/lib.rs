@@ -16,6 +16,7 @@ pub mod broker;
 pub mod command_line;
 pub mod digits;
 pub mod load;
+pub mod oddities;
 pub mod pipeline;
 pub mod process;
 pub mod programs;
