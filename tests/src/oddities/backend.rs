@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 const LARGE: usize = 16 << 20;
 
 /// How long it takes over what is to be slow: others ask for the same meanwhile.
-const SLOW: Duration = Duration::from_millis(200);
+const SLOW: Duration = Duration::from_millis(300);
 
 /// Starts it on a free port of 127.0.0.1, and returns where. Its threads end with the process.
 pub(super) fn start() -> anyhow::Result<SocketAddr> {
@@ -160,7 +160,9 @@ fn answer(request: &Request, output: &mut TcpStream) -> io::Result<bool> {
 }
 
 /// Answers after which the connection is closed, some of them too early.
-const CLOSING: [(&str, &[u8]); 11] = [
+const CLOSING: [(&str, &[u8]); 12] = [
+    // The probe waits for the end of the connection.
+    ("/probe", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
     ("/close", b""),
     ("/half-a-head", b"HTTP/1.1 200 OK\r\nContent-Le"),
     ("/nonsense", b"hello world\r\n\r\n"),

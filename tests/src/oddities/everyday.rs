@@ -36,7 +36,7 @@ pub(super) fn drive(varnish: &Varnish) -> anyhow::Result<()> {
 }
 
 /// GET requests, and the statuses of their answers. Twice the same is a miss and a hit, or what there is instead.
-const PAGES: [(&str, u16); 73] = [
+const PAGES: [(&str, u16); 74] = [
     ("/", 200),
     ("/", 200),
     ("/cached/1", 200),
@@ -112,6 +112,7 @@ const PAGES: [(&str, u16); 73] = [
     ("/gzip/x", 200),
     ("/gunzip/zipped", 200),
     ("/zipped", 200),
+    ("/ban", 200),
     ("/ban", 200),
     ("/large/whole", 200),
 ];
@@ -270,7 +271,7 @@ fn one_of_many(varnish: &Varnish, client: u32) -> anyhow::Result<()> {
         "/hit-for-miss/mixed",
         "/esi/zip",
     ];
-    let to = if client % 2 == 0 { To::Tcp } else { To::Unix };
+    let to = if client.is_multiple_of(2) { To::Tcp } else { To::Unix };
     let slow = [get("/slow/cached/mixed", ""), get("/trickle", ""), get("/slow/hit-for-miss/mixed", "")];
     expect(varnish, to, &slow.concat(), 200)?;
     for round in 0..4 {

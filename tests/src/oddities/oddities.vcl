@@ -26,7 +26,7 @@ backend down {
 
 backend nothing none;
 
-acl nobody {
+acl nobody +log {
     "192.0.2.99";
     ! "192.0.2.0"/24;
 }

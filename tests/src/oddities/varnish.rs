@@ -1,5 +1,6 @@
 //! The varnishd that the oddities go through, with three listeners, and varnishlog beside it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ const VCL: &str = include_str!("oddities.vcl");
 const PARAMETERS: [&str; 7] = [
     "feature=+http2",
     "vsl_reclen=4084",
-    "vsl_mask=+Debug,+Hash,+H2RxHdr,+H2RxBody,+H2TxHdr,+H2TxBody,+ExpKill,+VCL_trace,+ObjHeader,+ObjStatus,+VfpAcct,+VdpAcct",
+    "vsl_mask=+Debug,+Hash,+H2RxHdr,+H2RxBody,+H2TxHdr,+H2TxBody,+ExpKill,+ObjHeader,+ObjStatus,+VfpAcct,+VdpAcct",
     "timeout_idle=1",
     "send_timeout=1",
     "idle_send_timeout=1",
@@ -123,7 +124,7 @@ fn unended(text: &str) -> Vec<&str> {
             (words.next() == Some(tag)).then_some(id)
         })
     };
-    let ended: std::collections::HashSet<_> = ids("End").collect();
+    let ended: HashSet<_> = ids("End").collect();
     ids("Begin").filter(|id| !ended.contains(id)).collect()
 }
 
