@@ -7,8 +7,9 @@
 //!                       varnishlog -w
 //! ```
 //!
-//! Nothing here depends on how fast the machine is: what takes long is waited for. The order of the transactions in a
-//! recording differs from run to run, and so do their ids.
+//! A URL says what is to be odd about its request, in words that the VCL and the backend look for. The order of the
+//! transactions in a recording differs from run to run, and so do their ids. A recording is whole: nothing that began in it
+//! goes on behind its end.
 
 mod authorization;
 mod backend;
