@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`pipeline`] starts these, and compares what was sent with what the files hold. Programs are started by
-//! [`process`], which ends them again whatever happens; nothing waits without a limit.
+//! [`process`], which ends them again whatever happens; nothing waits without a limit. [`oddities`] needs no more than
+//! varnishd: it records traffic that differential tests read.
 
 pub mod addresses;
 pub mod backend;
@@ -16,6 +17,7 @@ pub mod broker;
 pub mod command_line;
 pub mod digits;
 pub mod load;
+pub mod oddities;
 pub mod pipeline;
 pub mod process;
 pub mod programs;
