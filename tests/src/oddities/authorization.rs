@@ -4,7 +4,7 @@ use super::client::{To, expect, get};
 use super::varnish::Varnish;
 
 /// Values of Authorization whose user is found, or is not.
-const VALUES: [&[u8]; 25] = [
+const VALUES: [&[u8]; 24] = [
     // user:password, in cases and with blanks.
     b"Basic dXNlcjpwYXNzd29yZA==",
     b"basic dXNlcjpwYXNzd29yZA==",
@@ -30,7 +30,6 @@ const VALUES: [&[u8]; 25] = [
     b"",
     // No base64, and that of URLs.
     b"Basic !!!",
-    b"Basic \xff\xfe",
     b"Basic -_-_",
     // Others.
     b"Bearer dXNlcjpwYXNzd29yZA==",
@@ -60,8 +59,10 @@ pub(super) fn drive(varnish: &Varnish) -> anyhow::Result<()> {
     ask(varnish, &[&basic(b"first:p")[..], b"\r\nauthorization: ", &basic(b"second:p")].concat())
 }
 
-/// Credentials that decode to about as much as varnishncsa 7.1 has room for, and to more.
+/// Credentials that decode to about as much as varnishncsa 7.1 has room for, and to more; and some with bytes that its table
+/// of base64 digits does not have, so that it looks up others.
 pub(super) fn drive_hostile(varnish: &Varnish) -> anyhow::Result<()> {
+    ask(varnish, b"Basic \xff\xfe")?;
     for length in [121, 126, 127, 128, 129, 130, 200, 255, 256, 257, 300, 2000] {
         ask(varnish, &basic("u".repeat(length).as_bytes()))?;
         ask(varnish, &basic(&["u".repeat(length).as_bytes(), b":password"].concat()))?;
