@@ -11,6 +11,7 @@
 mod append;
 mod compile;
 mod escape;
+mod extension;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod parse;
