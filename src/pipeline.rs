@@ -117,8 +117,13 @@ impl Pipeline {
         };
         let salts = LocalSalt::new(config.anonymize.rotate.get_ref().0, since_epoch())
             .map_err(|error| source.error(0..0, format!("the system's random source gives no salt: {error}")))?;
+        let assembler = Assembler::new(&table, &tests, interest, limits);
+        let queries: Option<Vec<Query>> = streams.iter().map(|stream| stream.query.clone()).collect();
         Ok(Self {
-            assembler: Assembler::new(&table, &tests, interest, limits),
+            assembler: match queries {
+                Some(queries) => assembler.deferring(&tests, queries),
+                None => assembler,
+            },
             lines: Lines {
                 streams,
                 counted,

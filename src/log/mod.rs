@@ -26,7 +26,7 @@ pub(crate) use filter::Beginning;
 pub use filter::Filter;
 pub use kafkalog_ffi::VARNISH_VERSION;
 pub use live::LiveLog;
-pub use record::{Offer, Record, Records, Run};
+pub use record::{Offer, Record, Records, Reread, Run};
 pub use recording::Recording;
 pub use tag::{Tag, TagGlobError};
 

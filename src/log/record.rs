@@ -66,6 +66,41 @@ pub struct Records<'a> {
     taken: &'a mut usize,
 }
 
+/// Records that have been taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Reread<'a> {
+    words: &'a [u32],
+    /// With those behind them: what is found is told apart by its place in all.
+    log: &'a [u32],
+    layout: Layout,
+}
+
+impl<'a> Reread<'a> {
+    /// None.
+    pub const NONE: Self = Self { words: &[], log: &[], layout: Layout::One };
+
+    /// The memory that they are in, with what is behind them.
+    #[must_use]
+    pub fn log(&self) -> &'a [u8] {
+        bytes_of(self.log)
+    }
+
+    /// Where they end.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The records from such an [`end`](Self::end) of earlier on.
+    #[must_use]
+    pub fn records<'b>(&self, from: &'b mut usize) -> Records<'b>
+    where
+        'a: 'b,
+    {
+        Records::new(self.words, self.layout, from)
+    }
+}
+
 /// What words begin with.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Found<'a> {
@@ -98,6 +133,12 @@ impl<'a> Records<'a> {
     #[must_use]
     pub fn log(&self) -> &'a [u8] {
         bytes_of(self.words)
+    }
+
+    /// What has been taken, to be read again. It ends with the last record that was.
+    #[must_use]
+    pub fn read(&self) -> Reread<'a> {
+        Reread { words: &self.words[..*self.taken], log: self.words, layout: self.layout }
     }
 
     /// The record that is next, without taking it.

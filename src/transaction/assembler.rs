@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::counters::Counters;
-use crate::log::{Filter, Offer, Position, Record, Records, Side, Tag};
-use crate::query::TestTable;
+use crate::log::{Filter, Offer, Position, Record, Records, Reread, Side, Tag};
+use crate::query::{Member, Query, TestTable};
 
 use super::CaptureTable;
 use super::family::{Family, Kind, Link, Reason};
@@ -101,10 +101,19 @@ impl GivenUp {
     }
 }
 
+/// Values that are only taken once it is known that they are wanted.
+#[derive(Debug)]
+struct Deferral {
+    /// What the queries ask.
+    tests: Matchers,
+    queries: Vec<Query>,
+}
+
 /// Puts transactions together.
 #[derive(Debug)]
 pub struct Assembler {
     matchers: Matchers,
+    deferral: Option<Deferral>,
     captures: usize,
     interest: Interest,
     limits: Limits,
@@ -122,6 +131,7 @@ impl Assembler {
         let attention = Attention { links: interest.sets.are_linked(), garbage: !interest.garbage };
         Self {
             matchers: Matchers::new(table.captures(), tests, attention),
+            deferral: None,
             captures: table.captures().len(),
             interest,
             limits,
@@ -129,6 +139,17 @@ impl Assembler {
             touched: Vec::new(),
             members: Vec::new(),
         }
+    }
+
+    /// Takes values only of transactions that one of these queries is true of: whoever gets the others does not look at them. No
+    /// effect with sets that are larger.
+    #[must_use]
+    pub fn deferring(mut self, tests: &TestTable, queries: Vec<Query>) -> Self {
+        if !self.interest.sets.are_linked() {
+            let attention = Attention { links: false, garbage: !self.interest.garbage };
+            self.deferral = Some(Deferral { tests: Matchers::new(&[], tests, attention), queries });
+        }
+        self
     }
 
     /// The records that a log source must hand out: what is looked for, with those that transactions are put together by.
@@ -174,10 +195,9 @@ impl Assembler {
         mut done: impl FnMut(&Set<'_>),
     ) {
         // A run whose reading ended in a panic is gone.
-        self.keep_values(&[]);
-        let log = records.log();
+        self.keep_values(Reread::NONE);
         while let Some(record) = records.peek() {
-            let Some(slot) = self.slot_of(&record, log, now, position, counters, &mut done) else {
+            let Some(slot) = self.slot_of(&record, records.read(), now, position, counters, &mut done) else {
                 // The rest of a transaction that is not wanted, or whose begin was not seen.
                 records.next();
                 records.offer(|next| {
@@ -186,9 +206,20 @@ impl Assembler {
                 continue;
             };
             self.touched.push(slot);
-            match self.matchers.take(&mut records, &mut self.slots[slot].values) {
+            let values = &mut self.slots[slot].values;
+            let stop = match &self.deferral {
+                None => self.matchers.take(&mut records, values),
+                Some(deferral) => {
+                    values.deferred.get_or_insert(records.read().end());
+                    deferral.tests.take(&mut records, values)
+                }
+            };
+            match stop {
                 Stop::Left => {}
-                Stop::Ended => self.end(slot, log, &mut done),
+                Stop::Ended => {
+                    self.take_deferred(slot, records.read(), true);
+                    self.end(slot, records.log(), &mut done);
+                }
                 Stop::Linked(payload) => {
                     self.link_child(slot, payload, now, position);
                     continue;
@@ -196,26 +227,52 @@ impl Assembler {
             }
             // Relatives have come along that had not begun.
             if self.slots.in_use() > self.limits.transactions {
-                self.make_room(self.limits.transactions, log, counters, &mut done);
+                self.make_room(self.limits.transactions, records.read(), counters, &mut done);
             }
         }
-        self.keep_values(log);
+        self.keep_values(records.read());
+    }
+
+    /// Takes the values that were left for later; of a transaction that is whole, only if a query is true of it.
+    fn take_deferred(&mut self, slot: u32, read: Reread<'_>, whole: bool) {
+        let Some(deferral) = &self.deferral else { return };
+        let values = &mut self.slots[slot].values;
+        let Some(mut from) = values.deferred.take() else { return };
+        // They went with a run whose reading ended in a panic.
+        values.incomplete |= from >= read.end();
+        if whole {
+            let alone = Member { level: 1, vxid: values.vxid, met: &values.met };
+            if !deferral.queries.iter().any(|query| query.holds(std::iter::once(alone))) {
+                return;
+            }
+        }
+        let mut records = read.records(&mut from);
+        while records.peek().is_some() {
+            match self.matchers.take(&mut records, values) {
+                Stop::Ended => return,
+                Stop::Linked(_) => {}
+                Stop::Left => records.offer(|other| if other.vxid == values.vxid { Offer::Left } else { Offer::Taken }),
+            }
+        }
     }
 
     /// Gives up the oldest transactions until there are no more than so many.
-    fn make_room(&mut self, count: usize, log: &[u8], counters: &Counters, done: &mut impl FnMut(&Set<'_>)) {
+    fn make_room(&mut self, count: usize, read: Reread<'_>, counters: &Counters, done: &mut impl FnMut(&Set<'_>)) {
         while self.slots.in_use() > count
             && let Some(oldest) = self.slots.oldest()
         {
-            self.give_up(oldest, GivenUp::Overflow, log, counters, done);
+            self.give_up(oldest, GivenUp::Overflow, read, counters, done);
         }
     }
 
-    /// Copies the values of open transactions that are in `log`, which is about to go.
-    fn keep_values(&mut self, log: &[u8]) {
-        for slot in self.touched.drain(..) {
-            self.slots[slot].values.keep(log);
+    /// Copies the values of open transactions that are in the log, which is about to go.
+    fn keep_values(&mut self, read: Reread<'_>) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for slot in touched.drain(..) {
+            self.take_deferred(slot, read, false);
+            self.slots[slot].values.keep(read.log());
         }
+        self.touched = touched;
     }
 
     /// Gives up the transactions that have been open for too long. Cheap when there is none.
@@ -224,14 +281,14 @@ impl Assembler {
             if now.saturating_duration_since(self.slots[slot].began) < self.limits.timeout {
                 return;
             }
-            self.give_up(slot, GivenUp::Timeout, &[], counters, &mut done);
+            self.give_up(slot, GivenUp::Timeout, Reread::NONE, counters, &mut done);
         }
     }
 
     /// Gives up every open transaction: the log broke, and what is missing of them will not come.
     pub fn give_up_all(&mut self, counters: &Counters, mut done: impl FnMut(&Set<'_>)) {
         while let Some(slot) = self.slots.oldest() {
-            self.give_up(slot, GivenUp::Flush, &[], counters, &mut done);
+            self.give_up(slot, GivenUp::Flush, Reread::NONE, counters, &mut done);
         }
     }
 
@@ -240,7 +297,7 @@ impl Assembler {
     fn slot_of(
         &mut self,
         record: &Record<'_>,
-        log: &[u8],
+        read: Reread<'_>,
         now: Instant,
         position: Option<Position>,
         counters: &Counters,
@@ -248,7 +305,7 @@ impl Assembler {
     ) -> Option<u32> {
         let known = self.slots.of(record.vxid);
         if record.tag == Tag::BEGIN && (known.is_none() || self.interest.sets.are_linked()) {
-            return self.begin(record, known, log, now, position, counters, done);
+            return self.begin(record, known, read, now, position, counters, done);
         }
         known.filter(|slot| !self.slots[*slot].family.ended)
     }
@@ -259,7 +316,7 @@ impl Assembler {
         &mut self,
         record: &Record<'_>,
         known: Option<u32>,
-        log: &[u8],
+        read: Reread<'_>,
         now: Instant,
         position: Option<Position>,
         counters: &Counters,
@@ -271,7 +328,7 @@ impl Assembler {
             if esi && !self.interest.esi {
                 return None;
             }
-            self.make_room(self.limits.transactions.saturating_sub(1), log, counters, done);
+            self.make_room(self.limits.transactions.saturating_sub(1), read, counters, done);
             let slot = self.slots.open(record.vxid, self.captures, now, position);
             let Values { side, esi: is_esi, .. } = &mut self.slots[slot].values;
             (*side, *is_esi) = (record.side, esi);
@@ -354,9 +411,17 @@ impl Assembler {
     }
 
     /// Ends a transaction as varnishlog does, with records of its own making.
-    fn give_up(&mut self, slot: u32, why: GivenUp, log: &[u8], counters: &Counters, done: &mut impl FnMut(&Set<'_>)) {
+    fn give_up(
+        &mut self,
+        slot: u32,
+        why: GivenUp,
+        read: Reread<'_>,
+        counters: &Counters,
+        done: &mut impl FnMut(&Set<'_>),
+    ) {
+        self.take_deferred(slot, read, false);
         let Slot { values, family, .. } = &mut self.slots[slot];
-        values.keep(log);
+        values.keep(read.log());
         if self.interest.sets.are_linked() && !family.begun {
             let begin = format!("{} 0 synth\0", family.kind.name());
             self.matchers.take_made_up(Tag::BEGIN, begin.as_bytes(), values);
@@ -365,7 +430,7 @@ impl Assembler {
         self.matchers.take_made_up(Tag::END, b"synth\0", values);
         values.incomplete = true;
         counters.incomplete.add(1);
-        self.end(slot, log, done);
+        self.end(slot, read.log(), done);
     }
 
     /// A transaction has ended: hands out the sets that are whole with it. Slots are freed first: should `done` panic, the

@@ -46,6 +46,8 @@ pub(super) struct Values {
     pub(super) incomplete: bool,
     /// The queries' tests that records have met.
     pub(super) met: Met,
+    /// From there on in the run of records nothing but the tests has been looked at.
+    pub(super) deferred: Option<usize>,
     /// Some are in the log.
     in_log: bool,
     spans: Vec<Span>,
@@ -62,6 +64,7 @@ impl Values {
             left_out: false,
             incomplete: false,
             met: Met::default(),
+            deferred: None,
             in_log: false,
             spans: Vec::new(),
             kept: Vec::new(),
@@ -73,6 +76,7 @@ impl Values {
         (self.vxid, self.side, self.handling) = (vxid, Side::None, Handling::Unknown);
         (self.esi, self.left_out, self.incomplete, self.in_log) = (false, false, false, false);
         self.met.clear();
+        self.deferred = None;
         self.spans.clear();
         self.spans.resize(captures, Span::MISSING);
         self.kept.clear();
@@ -113,6 +117,7 @@ impl Values {
 
     /// The transaction has ended: no value is looked up again.
     pub(super) fn end(&mut self) {
+        self.deferred = None;
         self.in_log = false;
     }
 

@@ -81,14 +81,13 @@ fn run(options: &Options) -> Result<(), Exit> {
         garbage: !options.json,
         sets: Sets::default().with(options.grouping),
     };
-    let lines = Lines { program, start, query, rate: options.rate.map(Rate::new), left: options.count, output };
-    let logger = Logger {
-        assembler: Assembler::new(&table, &tests, interest, options.limits),
-        lines,
-        counters: Counters::new(0),
-        is_daemon: options.daemon,
-        signals,
+    let assembler = Assembler::new(&table, &tests, interest, options.limits);
+    let assembler = match &query {
+        Some(query) => assembler.deferring(&tests, vec![query.clone()]),
+        None => assembler,
     };
+    let lines = Lines { program, start, query, rate: options.rate.map(Rate::new), left: options.count, output };
+    let logger = Logger { assembler, lines, counters: Counters::new(0), is_daemon: options.daemon, signals };
     match &options.recording {
         Some(path) => {
             let mut recording = Recording::open(path).map_err(|error| wrong(describe(&error)))?;

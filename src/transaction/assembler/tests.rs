@@ -131,6 +131,68 @@ proptest! {
     }
 }
 
+/// What a query is true of, with the URL: of records cut into runs of this length, in room for so many transactions. The second
+/// run of all panics when told to.
+fn found(deferring: bool, records: &[(Tag, u32, &[u8])], length: usize, room: usize, panics: bool) -> Vec<Found> {
+    let mut table = CaptureTable::default();
+    let url = table.intern(Capture::of([Tag::REQ_URL, Tag::BEREQ_URL], &Select::Line, Pick::Last));
+    let mut tests = TestTable::default();
+    let query = Query::compile("ReqMethod eq \"b\"", false, &mut tests).unwrap();
+    let limits = Limits { transactions: room, timeout: Duration::from_secs(10) };
+    let interest = Interest { client: true, ..Interest::default() };
+    let mut assembler = Assembler::new(&table, &tests, interest, limits);
+    if deferring {
+        assembler = assembler.deferring(&tests, vec![query.clone()]);
+    }
+    let (counters, now) = (Counters::new(0), Instant::now());
+    let mut found = Vec::new();
+    let mut done = |set: &Set<'_>, panics: bool| {
+        assert!(!panics, "on purpose");
+        let transaction = set.transactions().next().unwrap();
+        if query.holds(set.members()) {
+            found.push((transaction.vxid, transaction.value(url).map(<[u8]>::to_vec), transaction.incomplete));
+        }
+    };
+    for (number, records) in records.chunks(length).enumerate() {
+        let mut run = Run::of_records(1, records.iter().copied());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let panics = panics && number == 1;
+            assembler.run(run.records(Layout::One), now, None, &counters, |set| done(set, panics));
+        }));
+        assert!(panics || panicked.is_ok());
+    }
+    assembler.give_up_all(&counters, |set| done(set, false));
+    found
+}
+
+type Found = (u64, Option<Vec<u8>>, bool);
+
+proptest! {
+    /// Values that are taken later are the same, with transactions that end in other runs and with those that are given up. A
+    /// panic may cost values, but not more transactions, and what lost some says so.
+    #[test]
+    fn deferred_values_are_the_same(
+        steps in proptest::collection::vec((1_u32..6, 0_u8..4, "[ab]"), 0..200),
+        length in 1_usize..40,
+        room in 1_usize..6,
+    ) {
+        let tags = [Tag::BEGIN, Tag::REQ_URL, Tag::REQ_METHOD, Tag::END];
+        let records: Vec<_> = steps.iter().map(|(vxid, action, text)| {
+            let tag = tags[usize::from(*action)];
+            (tag, *vxid, if tag == Tag::BEGIN { &b"req 0 rxreq"[..] } else { text.as_bytes() })
+        }).collect();
+        let at_once = found(false, &records, length, room, false);
+        prop_assert_eq!(found(true, &records, length, room, false), at_once);
+        let at_once = found(false, &records, length, room, true);
+        let later = found(true, &records, length, room, true);
+        prop_assert_eq!(later.len(), at_once.len());
+        for ((vxid, value, incomplete), (vxid_at_once, value_at_once, _)) in later.into_iter().zip(at_once) {
+            prop_assert_eq!(vxid, vxid_at_once);
+            prop_assert!(incomplete || value == value_at_once);
+        }
+    }
+}
+
 /// The ids and levels of sets as they come out.
 fn sets(grouping: Grouping, records: &[(Tag, u32, &[u8])]) -> Vec<Vec<(u64, i32)>> {
     let interest = Interest { client: true, sets: Sets::default().with(grouping), ..Interest::default() };
