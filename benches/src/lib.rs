@@ -4,6 +4,7 @@
 //!  side-by-side: traffic ──▶ varnishd ──▶ varnishlog -w ──▶ recording ──┬─▶ varnishncsa ──┬─▶ agreement, cpu, callgrind
 //!                                                                       └─▶ kafkalog    ──┘
 //!  live:         traffic ──▶ varnishd, with and without the module ──▶ requests a second, CPU time of each thread
+//!  live-loggers: traffic ──▶ varnishd ──▶ varnishncsa or kafkalog ncsa ──▶ lines lost, overruns, CPU time
 //! ```
 //!
 //! Everything that is started ends with the program, also when it fails.
@@ -14,6 +15,7 @@ pub mod chart;
 pub mod cores;
 pub mod cpu;
 pub mod live;
+pub mod live_logger;
 pub mod load;
 pub mod logger;
 pub mod machine;

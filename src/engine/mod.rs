@@ -18,7 +18,7 @@ pub use self::reader::raise_priority;
 use crate::config::{Config, ConfigError, Kafka, OutputConfig, Source, StreamConfig};
 use crate::counters::Counters;
 use crate::fault::Fault;
-use crate::log::{LiveLog, LogError, LogSource, Position, Start};
+use crate::log::{LiveLog, LogError, LogSource, Pace, Position, Start};
 use crate::message::Boot;
 use crate::pipeline::Pipeline;
 use crate::producer::{self, Producer, ProducerError};
@@ -220,6 +220,7 @@ impl Engine {
             counters: Arc::clone(&counters),
             control: Arc::clone(&control),
             taken_until,
+            pace: Pace::default(),
             fault: Fault::from_environment(),
         };
         let stops = [Arc::new(producer::Stop::default()), Arc::new(producer::Stop::default())];

@@ -10,11 +10,10 @@ use super::control::Control;
 use super::outbox::Outbox;
 use crate::counters::Counters;
 use crate::fault::Fault;
-use crate::log::{Event, LogError, LogSource, Position, Read};
+use crate::log::{Event, LogError, LogSource, Pace, Position, Read};
 use crate::pipeline::Pipeline;
 
-/// How long the reader sleeps when it has read everything. The smallest log that varnishd allows (1 MB) fills in some
-/// 15 ms at full load on a small machine; a wake-up costs microseconds.
+/// How often a reader that waits looks whether it is to stop.
 const NAP: Duration = Duration::from_millis(4);
 
 /// How long unfinished transactions hold up a drain once nothing more comes: requests that end after the cache's workers
@@ -34,6 +33,7 @@ pub(super) struct Reader<S> {
     pub(super) control: Arc<Control>,
     /// Transactions that end before this place have been taken by another reader.
     pub(super) taken_until: Option<Position>,
+    pub(super) pace: Pace,
     pub(super) fault: Fault,
 }
 
@@ -124,7 +124,7 @@ impl<S: LogSource> Reader<S> {
             self.outbox.flush();
             self.control.answer_drain(drain);
         }
-        thread::sleep(NAP);
+        self.pace.sleep(self.source.position());
     }
 
     fn event(&mut self, event: Event) {

@@ -44,11 +44,27 @@ impl Varnishd {
         output: &Path,
         stop: &AtomicBool,
     ) -> anyhow::Result<Self> {
+        Self::start_with(&[], programs, vcl, work, output, stop)
+    }
+
+    /// Likewise, with arguments for varnishd.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub fn start_with(
+        arguments: &[&str],
+        programs: &Programs,
+        vcl: &str,
+        work: &Path,
+        output: &Path,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Self> {
         let file = work.join("demo.vcl");
         fs::write(&file, vcl).with_context(|| format!("writing {}", file.display()))?;
         let mut attempt = 1;
         loop {
-            match Self::try_start(programs, &file, &work.join("varnish"), output, stop) {
+            match Self::try_start(arguments, programs, &file, &work.join("varnish"), output, stop) {
                 Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains("Address already in use") => {
                     attempt += 1;
                 }
@@ -58,6 +74,7 @@ impl Varnishd {
     }
 
     fn try_start(
+        arguments: &[&str],
         programs: &Programs,
         vcl: &Path,
         directory: &Path,
@@ -69,7 +86,7 @@ impl Varnishd {
         // The jails want users that a test machine may not have. No CLI port: it is controlled by signals.
         command.args(["-F", "-j", "none", "-T", "none", "-s", "malloc,64m", "-p"]);
         command.arg(format!("vmod_path={}", programs.directory().display()));
-        command.arg("-n").arg(directory).arg("-f").arg(vcl).args(["-a", &address.to_string()]);
+        command.arg("-n").arg(directory).arg("-f").arg(vcl).args(["-a", &address.to_string()]).args(arguments);
         let manager = Running::start("varnishd", &mut command, output)?;
         let mut varnishd = Self { manager, directory: directory.to_owned(), address };
         wait::until("varnishd to answer", START, stop, || {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use kafkalog::counters::Counters;
 use kafkalog::engine::raise_priority;
 use kafkalog::format::{Context, Program, Timestamp, request_start};
-use kafkalog::log::{self, Event, LogError, LogSource, Read, Recording, Side, Start};
+use kafkalog::log::{self, Event, LogError, LogSource, Pace, Read, Recording, Side, Start};
 use kafkalog::query::{Query, QueryError, TestTable};
 use kafkalog::transaction::{Assembler, CaptureId, CaptureTable, Interest, Set, Sets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -27,9 +27,8 @@ use options::{Exit, Options, RateLimit, strerror};
 use output::Output;
 use pid_file::PidFile;
 
-/// How long there is nothing in the log before it is looked at again. The smallest log that varnishd allows (1 MB) fills in
-/// some 15 ms at full load on a small machine.
-const NAP: Duration = Duration::from_millis(4);
+/// At the end, how long what is still in the log is read.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// How often varnishd is looked for that is not there.
 const LOOK: Duration = Duration::from_millis(100);
@@ -278,6 +277,13 @@ impl Logger {
 
     /// Writes what is left.
     fn finish(mut self) -> Result<(), Exit> {
+        let overruns = self.counters.overruns.get();
+        if overruns > 0 {
+            let segments = self.counters.overrun_segments.get();
+            say(&format!(
+                "Log overruns: {overruns}, segments skipped: {segments} (the log has 8; varnishd -l makes it larger)"
+            ));
+        }
         match self.lines.output.flush() {
             // Whoever reads has had enough: `… | head`.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -313,20 +319,21 @@ impl Logger {
         let Some(mut source) = source else { return self.finish() };
         raise_priority();
         source.select(self.assembler.wanted());
+        let mut pace = Pace::default();
         while self.obey() {
             match source.read() {
                 Ok(Read::Records(records)) => self.feed(records),
-                Ok(Read::Idle) if options.head => break,
+                Ok(Read::Idle) if options.head => return self.finish(),
                 Ok(Read::Idle) => {
                     let Self { assembler, lines, counters, .. } = &mut self;
                     assembler.expire(Instant::now(), counters, |set| lines.set(set));
                     match lines.output.flush() {
-                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-                        _ => thread::sleep(NAP),
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return self.finish(),
+                        _ => pace.sleep(source.position()),
                     }
                 }
                 Ok(Read::Event(event)) => self.event(event),
-                Ok(Read::End) => break,
+                Ok(Read::End) => return self.finish(),
                 Err(error) => {
                     say(&describe(&error));
                     self.give_up_all();
@@ -334,12 +341,24 @@ impl Logger {
                 }
             }
         }
+        // What was served before the signal came.
+        let deadline = Instant::now() + LAST_LOOK;
+        while self.lines.left != Some(0)
+            && Instant::now() < deadline
+            && let Ok(Read::Records(records)) = source.read()
+        {
+            self.feed(records);
+        }
         self.finish()
     }
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Overrun { .. } => say("Log overrun\nLog reacquired"),
+            Event::Overrun { segments } => {
+                self.counters.overruns.add(1);
+                self.counters.overrun_segments.add(u64::from(segments));
+                say("Log overrun\nLog reacquired");
+            }
             Event::Abandoned => say("Log abandoned (vsm)"),
             Event::Reacquired => say("Log reacquired"),
         }

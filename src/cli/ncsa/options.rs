@@ -94,9 +94,9 @@ impl Options {
     pub(super) fn parse(program: &str, arguments: impl Iterator<Item = OsString>) -> Result<Self, Exit> {
         let arguments: Vec<OsString> = arguments.collect();
         if let [only] = arguments.as_slice()
-            && only == "--optstring"
+            && let Some(text) = only.to_str().and_then(about)
         {
-            return Err(Exit::Answer(format!("{OPTIONS}\n")));
+            return Err(Exit::Answer(text));
         }
         let mut reader = Reader { program, options: Self::default(), format: None, sides: false };
         let mut parser = lexopt::Parser::from_args(arguments);
@@ -118,6 +118,22 @@ impl Options {
             }
         }
         reader.finish()
+    }
+}
+
+/// What manual pages are made of and shells complete by: hidden options that must stand alone.
+fn about(option: &str) -> Option<String> {
+    match option {
+        "--optstring" => Some(format!("{OPTIONS}\n")),
+        "--synopsis" => {
+            let options: Vec<_> = USAGE.iter().map(|(option, _)| *option).collect();
+            Some(format!(".. |synopsis| replace::  {}\n", options.join(" ")))
+        }
+        "--options" => {
+            let bare = |option: &'static str| option.trim_start_matches('[').strip_suffix(']').unwrap_or(option);
+            Some(USAGE.iter().map(|(option, meaning)| format!("{}\n\n\t{meaning}\n\n", bare(option))).collect())
+        }
+        _ => None,
     }
 }
 
@@ -368,6 +384,23 @@ mod tests {
         let options = parse("").expect("all have defaults");
         assert!(options.client && !options.backend && !options.esi);
         assert!(parse("-b").is_ok_and(|options| options.backend && !options.client));
+    }
+
+    #[test]
+    fn manual_pages_can_be_made_of_what_it_tells() {
+        let answer = |option| match parse(option) {
+            Err(Exit::Answer(text)) => text,
+            other => panic!("{option}: {other:?}"),
+        };
+        assert!(answer("--optstring").starts_with("abcCdDEF:"));
+        assert!(answer("--synopsis").starts_with(".. |synopsis| replace::  [-a] [-b] "));
+        assert!(answer("--options").contains("\n-F <format>\n\n\tSet output format\n\n-f <formatfile>\n"));
+        assert!(parse("-a --synopsis").is_err());
+        for (option, _) in USAGE {
+            let letter = option.chars().nth(2).expect("as in [-a]");
+            let place = OPTIONS.find(letter).expect("getopt knows it");
+            assert_eq!(option.contains('<'), OPTIONS[place + 1..].starts_with(':'), "{option}");
+        }
     }
 
     #[test]
