@@ -44,6 +44,12 @@ pub mod counters;
 pub mod ring;
 
 #[cfg(feature = "edge")]
+pub mod zookeeper;
+
+#[cfg(feature = "edge")]
+pub mod discovery;
+
+#[cfg(feature = "edge")]
 pub mod producer;
 
 #[cfg(feature = "edge")]

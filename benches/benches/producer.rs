@@ -102,11 +102,17 @@ impl Rig {
     fn start(options: &Options, bootstrap: &str) -> Result<Self, Error> {
         let counters = Arc::new(Counters::new(options.streams));
         let (outlet, inlet) = producer::channel(MAX_BYTES, Arc::clone(&counters));
-        let kafka =
-            Kafka { bootstrap: Spanned::new(0..0, vec![bootstrap.to_owned()]), properties: options.properties.clone() };
+        let kafka = Kafka::listed(vec![bootstrap.to_owned()], options.properties.clone());
         let streams = (0..options.streams).map(|index| (format!("stream{index}"), format!("topic{index}"))).collect();
-        let mut producer =
-            Producer::new(&kafka, "cp3052.esams.wmnet", Boot::begin(), streams, Arc::clone(&counters), inlet)?;
+        let mut producer = Producer::new(
+            &kafka,
+            Arc::default(),
+            "cp3052.esams.wmnet",
+            Boot::begin(),
+            streams,
+            Arc::clone(&counters),
+            inlet,
+        )?;
         let stop = Arc::new(Stop::default());
         let thread = {
             let stop = Arc::clone(&stop);

@@ -1,5 +1,6 @@
 //! The command line. Each command has its module: arguments, and what it does.
 
+mod brokers;
 mod dev_broker;
 mod ncsa;
 mod replay;
@@ -40,6 +41,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         options: Vec<OsString>,
     },
+    /// List the brokers that ZooKeeper tells of: id, the address that is taken, all listeners
+    Brokers(brokers::Brokers),
     /// Run librdkafka's mock cluster, for demos and tests
     DevBroker(dev_broker::DevBroker),
 }
@@ -57,6 +60,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Ncsa { options } => return ncsa::main("kafkalog ncsa", options.into_iter()),
         Command::Run(command) => command.run(),
         Command::Replay(command) => command.run(),
+        Command::Brokers(command) => command.run(),
         Command::DevBroker(command) => command.run(),
     };
     match result {

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::{ByteSize, ConfigError, Period, Source};
 use crate::transaction::Grouping;
+use crate::zookeeper::ConnectString;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -59,8 +60,14 @@ impl Default for Varnish {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
-    /// Brokers to ask for the cluster, `host:port`.
+    /// Brokers to ask for the cluster, `host:port`; or what stands before them, such as a virtual address. Beside `zookeeper`, what
+    /// is tried first.
+    #[serde(default = "no_brokers")]
     pub bootstrap: Spanned<Vec<String>>,
+    /// The ZooKeeper that tells of the brokers.
+    pub zookeeper: Option<Spanned<ConnectString>>,
+    /// The listener, or else the protocol, whose endpoints are taken from there; by default, that of `security.protocol`.
+    pub listener: Option<Spanned<String>>,
     /// Passed to librdkafka as they are.
     #[serde(default)]
     pub properties: BTreeMap<Spanned<String>, String>,
@@ -165,6 +172,10 @@ pub struct StreamConfig {
     /// Sub-requests for ESI, too.
     #[serde(default)]
     pub esi: bool,
+}
+
+fn no_brokers() -> Spanned<Vec<String>> {
+    Spanned::new(0..0, Vec::new())
 }
 
 fn default_output() -> Spanned<OutputConfig> {
@@ -276,10 +287,8 @@ impl Config {
         if self.journal.max_bytes.get_ref().0 < 4 << 20 {
             return Err(source.error(self.journal.max_bytes.span(), "journal.max_bytes must be \"4MiB\" at least"));
         }
-        if let Some(Kafka { bootstrap, .. }) = &self.kafka
-            && bootstrap.get_ref().is_empty()
-        {
-            return Err(source.error(bootstrap.span(), "kafka.bootstrap is empty, expected [\"host:port\", …]"));
+        if let Some(kafka) = &self.kafka {
+            kafka.check(source)?;
         }
         self.check_streams(source)
     }
@@ -330,6 +339,31 @@ impl Config {
                 ),
             )),
             (Some(_), true) => Ok(()),
+        }
+    }
+}
+
+impl Kafka {
+    /// A list of brokers, without a ZooKeeper.
+    #[must_use]
+    pub fn listed(bootstrap: Vec<String>, properties: BTreeMap<Spanned<String>, String>) -> Self {
+        Self { bootstrap: Spanned::new(0..0, bootstrap), zookeeper: None, listener: None, properties }
+    }
+
+    fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        if self.bootstrap.get_ref().is_empty() && self.zookeeper.is_none() {
+            let message = "[kafka] tells of no broker, expected bootstrap = [\"host:port\", …] or zookeeper = \"host:port,…/chroot\"";
+            return Err(source.error(self.bootstrap.span(), message));
+        }
+        match &self.listener {
+            Some(listener) if self.zookeeper.is_none() => Err(source.error(
+                listener.span(),
+                "a listener is picked from what ZooKeeper tells, but there is no kafka.zookeeper",
+            )),
+            Some(listener) if listener.get_ref().is_empty() => {
+                Err(source.error(listener.span(), "kafka.listener is empty, expected a name such as \"SSL\""))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -391,7 +425,13 @@ mod tests {
             (format!("{SMALLEST}[anonymize]\nip6_prefix = 8\n"), "k.toml:8:14", "expected 16 to 128"),
             (format!("{SMALLEST}[[stream]]\nname = \"w\"\ntopic = \"t\"\n"), "k.toml:8:8", "two streams named `w`"),
             (SMALLEST.replace("\"webrequest\"\nf", "\"web request\"\nf"), "k.toml:5:9", "topic's name"),
-            (SMALLEST.replace("[\"b:9092\"]", "[]"), "k.toml:2:13", "kafka.bootstrap is empty"),
+            (SMALLEST.replace("[\"b:9092\"]", "[]"), "k.toml:2:13", "[kafka] tells of no broker"),
+            (
+                SMALLEST.replace("bootstrap = [\"b:9092\"]", "zookeeper = \"zk:x\""),
+                "k.toml:2:13",
+                "`zk:x` is no ZooKeeper server",
+            ),
+            (SMALLEST.replace("[[", "listener = \"SSL\"\n[["), "k.toml:3:12", "there is no kafka.zookeeper"),
             ("x".to_owned(), "k.toml:1:2", ""),
             (String::new(), "k.toml:1:1", "missing field `stream`"),
         ] {

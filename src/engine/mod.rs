@@ -17,6 +17,7 @@ use self::reader::Reader;
 pub use self::reader::raise_priority;
 use crate::config::{Config, ConfigError, Kafka, OutputConfig, Source, StreamConfig};
 use crate::counters::Counters;
+use crate::discovery::{Discovery, Watch};
 use crate::fault::Fault;
 use crate::log::{LiveLog, LogError, LogSource, Pace, Position, Start};
 use crate::message::Boot;
@@ -61,7 +62,7 @@ impl Setup {
     }
 
     fn check_properties(&self) -> Result<(), ConfigError> {
-        let Some(kafka @ Kafka { bootstrap, properties }) = &self.config.kafka else { return Ok(()) };
+        let Some(kafka @ Kafka { bootstrap, properties, .. }) = &self.config.kafka else { return Ok(()) };
         producer::check(kafka).map_err(|error| {
             let span = match &error {
                 ProducerError::Property { name, .. } => {
@@ -159,6 +160,8 @@ pub struct Engine {
     /// The producer's and the writer's.
     stops: [Arc<producer::Stop>; 2],
     threads: Vec<JoinHandle<()>>,
+    /// Of ZooKeeper, where there is one.
+    watch: Option<Watch>,
     progress: Mutex<(u64, Instant)>,
 }
 
@@ -200,12 +203,14 @@ impl Engine {
         let kafka_streams = topics.len();
         let budget = config.journal.max_bytes.get_ref().0;
         let (kafka_outlet, inlet) = producer::channel(budget, Arc::clone(&counters));
-        let producer = match &config.kafka {
-            Some(kafka) if kafka_streams > 0 => {
-                Some(Producer::new(kafka, &config.host, Boot::begin(), topics, Arc::clone(&counters), inlet)?)
-            }
-            _ => None,
-        };
+        let kafka = config.kafka.as_ref().filter(|_| kafka_streams > 0);
+        let watch = kafka.and_then(Discovery::of).map(|discovery| Watch::start(discovery, Arc::clone(&counters)));
+        let watch = watch.transpose()?;
+        let addresses = watch.as_ref().map(|watch| Arc::clone(watch.addresses())).unwrap_or_default();
+        let producer = kafka.map(|kafka| {
+            Producer::new(kafka, addresses, &config.host, Boot::begin(), topics, Arc::clone(&counters), inlet)
+        });
+        let producer = producer.transpose()?;
         let (outlet, inlet) = producer::channel(writer::MEMORY, Arc::clone(&counters));
         let writer = match &streams[kafka_streams..] {
             [] => None,
@@ -225,7 +230,7 @@ impl Engine {
         };
         let stops = [Arc::new(producer::Stop::default()), Arc::new(producer::Stop::default())];
         let mut engine =
-            Self { counters, control, stops, threads: Vec::new(), progress: Mutex::new((0, Instant::now())) };
+            Self { counters, control, stops, threads: Vec::new(), watch, progress: Mutex::new((0, Instant::now())) };
         let [to_producer, to_writer] = engine.stops.clone();
         // Names are cut at 15 bytes by the kernel.
         let started = engine
@@ -320,6 +325,8 @@ impl Engine {
             // The threads catch their panics.
             let _ = thread.join();
         }
+        // Brokers may have come until now.
+        drop(self.watch);
         self.counters.streams.iter().all(|stream| stream.lost(crate::counters::LossCause::Shutdown) == 0)
     }
 }

@@ -87,6 +87,13 @@ impl Client {
         Ok(client)
     }
 
+    /// Tells of more brokers that may be asked for the cluster: `host:port,…`.
+    pub(super) fn add_brokers(&self, list: &str) {
+        let Ok(list) = CString::new(list) else { return };
+        // SAFETY: the handle is valid and `list` is a C string.
+        unsafe { rd::rd_kafka_brokers_add(self.handle, list.as_ptr()) };
+    }
+
     /// Hands over a message. `payload` must stay as it is until its report comes: see the module's invariant.
     #[inline]
     pub(super) fn produce(

@@ -3,6 +3,7 @@
 //! Lines go to the partition that follows from their number ([`Boot::partition`]), without a copy: a batch stays where it is
 //! until every line of it is acknowledged, or lost and counted.
 
+mod brokers;
 mod client;
 mod headers;
 mod in_flight;
@@ -21,10 +22,11 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use self::client::Client;
+use self::brokers::Brokers;
 use self::sender::Sender;
 use crate::config::Kafka;
 use crate::counters::Counters;
+use crate::discovery::Addresses;
 use crate::fault::Fault;
 use crate::message::Boot;
 
@@ -125,13 +127,15 @@ const REST: Duration = Duration::from_millis(100);
 impl Producer {
     /// Starts librdkafka. Its threads belong to this process: after a fork there are none. Kafka need not be there.
     ///
-    /// `streams` are names and topics, in the order of the configuration.
+    /// `streams` are names and topics, in the order of the configuration; `addresses` is where brokers are found beside those of
+    /// the configuration.
     ///
     /// # Errors
     ///
     /// [`ProducerError`] for properties that librdkafka does not take, or that would break what this program promises.
     pub fn new(
         kafka: &Kafka,
+        addresses: Arc<Addresses>,
         host: &str,
         boot: Boot,
         streams: Vec<(String, String)>,
@@ -139,12 +143,9 @@ impl Producer {
         inlet: Inlet,
     ) -> Result<Self, ProducerError> {
         let properties = properties::complete(kafka)?;
-        let topics: Vec<String> = streams.iter().map(|(_, topic)| topic.clone()).collect();
-        let client = Client::start(&properties, &topics)?;
+        let brokers = Brokers::new(kafka.bootstrap.get_ref().clone(), addresses);
         let fault = Fault::from_environment();
-        let propagation = properties::propagation(&properties);
-        let sender = Sender::new(client, properties, propagation, host, boot, streams, counters, inlet, fault);
-        Ok(Self { sender })
+        Ok(Self { sender: Sender::new(properties, brokers, host, boot, streams, counters, inlet, fault)? })
     }
 
     /// The thread's body: sends until told to stop. A panic is caught, counted, and survived: what it had in hand is lost

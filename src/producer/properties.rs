@@ -32,13 +32,16 @@ const OWNED: &[(&str, &str)] = &[
     ("request.required.acks", "acks is always all"),
     ("message.send.max.retries", "there are always as many as it takes"),
     ("delivery.timeout.ms", "lines never expire"),
-    ("bootstrap.servers", "write kafka.bootstrap"),
+    (BOOTSTRAP, "write kafka.bootstrap"),
     ("metadata.broker.list", "write kafka.bootstrap"),
     ("transactional.id", "this producer has no transactions"),
     ("delivery.report.only.error", "acknowledgements release the lines"),
 ];
 
-/// All properties: defaults, then the configuration's, then what is fixed.
+/// Where librdkafka is told whom to ask for the cluster; see [`Brokers`](super::brokers::Brokers).
+pub(super) const BOOTSTRAP: &str = "bootstrap.servers";
+
+/// All properties but [`BOOTSTRAP`]: defaults, then the configuration's, then what is fixed.
 pub(super) fn complete(kafka: &Kafka) -> Result<BTreeMap<String, String>, ProducerError> {
     let own = |text: &str| text.to_owned();
     let mut properties: BTreeMap<_, _> = DEFAULTS.iter().map(|(name, value)| (own(name), own(value))).collect();
@@ -54,7 +57,6 @@ pub(super) fn complete(kafka: &Kafka) -> Result<BTreeMap<String, String>, Produc
         properties.insert(name.clone(), value.clone());
     }
     properties.extend(FIXED.iter().map(|(name, value, _)| (own(name), own(value))));
-    properties.insert(own("bootstrap.servers"), kafka.bootstrap.get_ref().join(","));
     Ok(properties)
 }
 
@@ -73,14 +75,13 @@ mod tests {
 
     fn complete_with(name: &str, value: &str) -> Result<BTreeMap<String, String>, ProducerError> {
         let properties = [(Spanned::new(0..0, name.to_owned()), value.to_owned())].into();
-        complete(&Kafka { bootstrap: Spanned::new(0..0, vec!["a:1".to_owned(), "b:2".to_owned()]), properties })
+        complete(&Kafka::listed(vec!["a:1".to_owned()], properties))
     }
 
     #[test]
     fn defaults_give_way_and_promises_do_not() {
         let properties = complete_with("linger.ms", "5").unwrap();
         assert_eq!((properties["linger.ms"].as_str(), properties["acks"].as_str()), ("5", "all"));
-        assert_eq!(properties["bootstrap.servers"], "a:1,b:2");
         assert!(complete_with("acks", "all").is_ok());
         for (name, value) in [
             ("acks", "1"),

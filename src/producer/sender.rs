@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode;
 
 use self::trouble::{Trouble, loss_of};
+use super::brokers::Brokers;
 use super::client::{Client, Event, Report};
 use super::headers::StreamHeaders;
 use super::in_flight::{InFlightTable, parts, token};
-use super::{Inlet, Stop};
+use super::properties::{self, BOOTSTRAP};
+use super::{Inlet, ProducerError, Stop};
 use crate::counters::{Counters, LossCause};
 use crate::fault::Fault;
 use crate::message::Boot;
@@ -66,6 +68,7 @@ struct Tally {
 pub(super) struct Sender {
     client: Option<Client>,
     properties: BTreeMap<String, String>,
+    brokers: Brokers,
     boot: Boot,
     streams: Vec<Stream>,
     /// The stream whose turn it is to come first.
@@ -91,16 +94,15 @@ pub(super) struct Sender {
 impl Sender {
     #[expect(clippy::too_many_arguments, reason = "one caller, which has them all")]
     pub(super) fn new(
-        client: Client,
         properties: BTreeMap<String, String>,
-        propagation: Duration,
+        brokers: Brokers,
         host: &str,
         boot: Boot,
         streams: Vec<(String, String)>,
         counters: Arc<Counters>,
         inlet: Inlet,
         fault: Fault,
-    ) -> Self {
+    ) -> Result<Self, ProducerError> {
         let ask_at = Instant::now();
         let stream = |(name, topic): (String, String)| Stream {
             headers: StreamHeaders::new(host, boot, &name),
@@ -113,9 +115,11 @@ impl Sender {
             missing_since: None,
             queue: VecDeque::new(),
         };
-        Self {
-            client: Some(client),
+        let mut sender = Self {
+            client: None,
+            propagation: properties::propagation(&properties),
             properties,
+            brokers,
             boot,
             streams: streams.into_iter().map(stream).collect(),
             turn: 0,
@@ -128,9 +132,19 @@ impl Sender {
             fault,
             in_hand: None,
             failed: false,
-            propagation,
             trouble: Trouble::default(),
+        };
+        sender.start_client()?;
+        Ok(sender)
+    }
+
+    fn start_client(&mut self) -> Result<(), ProducerError> {
+        let topics: Vec<String> = self.streams.iter().map(|stream| stream.topic.clone()).collect();
+        if let Some(brokers) = self.brokers.for_a_new_client() {
+            self.properties.insert(BOOTSTRAP.to_owned(), brokers);
         }
+        self.client = Some(Client::start(&self.properties, &topics)?);
+        Ok(())
     }
 
     /// Sends until told to stop.
@@ -140,6 +154,7 @@ impl Sender {
             // Asked before what was sent is taken in: whoever asks has sent everything.
             let deadline = stop.deadline();
             let taken = self.take_in();
+            self.tell_brokers();
             self.ask_for_partitions();
             let full = self.hand_over_all();
             let nap = if stop.is_urgent() { HURRY } else { rest };
@@ -157,6 +172,7 @@ impl Sender {
                 }
             }
             if self.failed {
+                tracing::warn!("starting another Kafka client; what is not acknowledged is sent again");
                 self.start_over(deadline);
             }
             if let Some(deadline) = deadline {
@@ -194,6 +210,19 @@ impl Sender {
             self.streams[stream].queue.push_back(slot);
         }
         taken
+    }
+
+    /// Tells the client of brokers that have come.
+    fn tell_brokers(&mut self) {
+        if let Some(news) = self.brokers.news()
+            && let Some(client) = &self.client
+        {
+            client.add_brokers(&news);
+            if self.brokers.are_stale() {
+                tracing::info!("the Kafka client knows many brokers that are no more; another one takes its place");
+                self.failed = true;
+            }
+        }
     }
 
     /// Asks the cluster about one topic, if its lines wait for the answer. While no broker is there, the question takes as long
@@ -420,7 +449,6 @@ impl Sender {
     /// After a fatal error: another client, which sends all that is not acknowledged once more, in order. A line that was
     /// delivered without its acknowledgement is doubled then, and dropped by its number downstream.
     fn start_over(&mut self, deadline: Option<Instant>) {
-        tracing::error!("the Kafka client has failed for good; starting another one");
         if let Some(client) = &self.client {
             client.purge();
         }
@@ -434,18 +462,12 @@ impl Sender {
         self.reports.clear();
         self.window = (0, 0);
         self.table.forget_reports();
-        let topics: Vec<String> = self.streams.iter().map(|stream| stream.topic.clone()).collect();
-        while self.client.is_none() {
-            match Client::start(&self.properties, &topics) {
-                Ok(client) => self.client = Some(client),
-                Err(error) => {
-                    // The properties were taken once: it can only be the system that has run out of something.
-                    tracing::error!(%error, "trying again in a second");
-                    thread::sleep(ASK.1);
-                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        return;
-                    }
-                }
+        while let Err(error) = self.start_client() {
+            // The properties were taken once: it can only be the system that has run out of something.
+            tracing::error!(%error, "trying again in a second");
+            thread::sleep(ASK.1);
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return;
             }
         }
         self.failed = false;

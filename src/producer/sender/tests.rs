@@ -41,10 +41,11 @@ impl Rig {
         let properties = defaults.iter().chain(properties);
         let properties = properties.map(|(name, value)| (Spanned::new(0..0, (*name).to_owned()), (*value).to_owned()));
         let properties = properties.collect();
-        let kafka = Kafka { bootstrap: Spanned::new(0..0, vec![cluster.bootstrap()]), properties };
+        let kafka = Kafka::listed(vec![cluster.bootstrap()], properties);
         let streams = (0..partitions.len()).map(|index| (format!("s{index}"), format!("t{index}"))).collect();
         let boot = Boot::begin();
-        let producer = Producer::new(&kafka, HOST, boot, streams, Arc::clone(&counters), inlet).unwrap();
+        let producer =
+            Producer::new(&kafka, Arc::default(), HOST, boot, streams, Arc::clone(&counters), inlet).unwrap();
         let next = vec![0; partitions.len()];
         (Self { cluster, boot, counters, outlet, next, stop: Arc::default() }, producer)
     }
