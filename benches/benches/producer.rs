@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use kafkalog::config::{Kafka, Spanned};
+use kafkalog::config::{Kafka, Property, Spanned};
 use kafkalog::counters::Counters;
 use kafkalog::message::{Boot, SaltId};
 use kafkalog::producer::mock::MockCluster;
@@ -39,7 +39,7 @@ struct Options {
     bytes: usize,
     streams: usize,
     outage: bool,
-    properties: BTreeMap<Spanned<String>, String>,
+    properties: BTreeMap<Spanned<String>, Property>,
 }
 
 fn main() -> Result<(), Error> {
@@ -57,7 +57,7 @@ fn main() -> Result<(), Error> {
             "--streams" => options.streams = usize::try_from(number()?)?,
             property => {
                 let (name, value) = property.split_once('=').ok_or("expected NAME=VALUE")?;
-                options.properties.insert(Spanned::new(0..0, name.to_owned()), value.to_owned());
+                options.properties.insert(Spanned::new(0..0, name.to_owned()), value.into());
             }
         }
     }

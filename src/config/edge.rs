@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{ByteSize, ConfigError, Period, Source};
+use super::{ByteSize, ConfigError, Period, Property, Source};
 use crate::transaction::Grouping;
 use crate::zookeeper::ConnectString;
 
@@ -68,9 +68,9 @@ pub struct Kafka {
     pub zookeeper: Option<Spanned<ConnectString>>,
     /// The listener, or else the protocol, whose endpoints are taken from there; by default, that of `security.protocol`.
     pub listener: Option<Spanned<String>>,
-    /// Passed to librdkafka as they are.
+    /// Passed to librdkafka.
     #[serde(default)]
-    pub properties: BTreeMap<Spanned<String>, String>,
+    pub properties: BTreeMap<Spanned<String>, Property>,
 }
 
 /// `[anonymize]`
@@ -344,9 +344,15 @@ impl Config {
 }
 
 impl Kafka {
+    /// The value of a property, if the configuration gives one.
+    #[must_use]
+    pub fn property(&self, name: &str) -> Option<&str> {
+        self.properties.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value.as_str())
+    }
+
     /// A list of brokers, without a ZooKeeper.
     #[must_use]
-    pub fn listed(bootstrap: Vec<String>, properties: BTreeMap<Spanned<String>, String>) -> Self {
+    pub fn listed(bootstrap: Vec<String>, properties: BTreeMap<Spanned<String>, Property>) -> Self {
         Self { bootstrap: Spanned::new(0..0, bootstrap), zookeeper: None, listener: None, properties }
     }
 

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "edge")]
 mod edge;
+mod property;
 mod units;
 
 #[cfg(feature = "edge")]
@@ -12,6 +13,7 @@ pub use edge::{
     Anonymize, Config, IpFunction, Journal, JournalMode, Kafka, OutputConfig, SaltSource, StreamConfig, StreamSide,
     Varnish,
 };
+pub use property::Property;
 pub use toml::Spanned;
 pub use units::{ByteSize, Period};
 

@@ -35,8 +35,8 @@ impl Discovery {
         let choice = match &kafka.listener {
             Some(listener) => Choice::Named(listener.get_ref().clone()),
             None => {
-                let protocol = kafka.properties.iter().find(|(name, _)| name.get_ref() == "security.protocol");
-                Choice::Protocol(protocol.map_or("PLAINTEXT", |(_, protocol)| protocol).to_ascii_uppercase())
+                let protocol = kafka.property("security.protocol").unwrap_or("PLAINTEXT");
+                Choice::Protocol(protocol.to_ascii_uppercase())
             }
         };
         Some(Self { zookeeper, choice })

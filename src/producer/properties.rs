@@ -48,13 +48,14 @@ pub(super) fn complete(kafka: &Kafka) -> Result<BTreeMap<String, String>, Produc
     for (name, value) in &kafka.properties {
         let name = name.get_ref();
         let refused = |reason: &str| Err(ProducerError::Property { name: name.clone(), reason: own(reason) });
-        if let Some((_, _, reason)) = FIXED.iter().find(|(fixed, wanted, _)| fixed == name && wanted != value) {
+        if let Some((_, _, reason)) = FIXED.iter().find(|(fixed, wanted, _)| fixed == name && *wanted != value.as_str())
+        {
             return refused(&format!("it cannot be changed: {reason}"));
         }
         if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| owned == name) {
             return refused(&format!("it cannot be set here: {reason}"));
         }
-        properties.insert(name.clone(), value.clone());
+        properties.insert(name.clone(), value.as_str().to_owned());
     }
     properties.extend(FIXED.iter().map(|(name, value, _)| (own(name), own(value))));
     Ok(properties)
@@ -74,7 +75,7 @@ mod tests {
     use crate::config::Spanned;
 
     fn complete_with(name: &str, value: &str) -> Result<BTreeMap<String, String>, ProducerError> {
-        let properties = [(Spanned::new(0..0, name.to_owned()), value.to_owned())].into();
+        let properties = [(Spanned::new(0..0, name.to_owned()), value.into())].into();
         complete(&Kafka::listed(vec!["a:1".to_owned()], properties))
     }
 

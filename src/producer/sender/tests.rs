@@ -39,7 +39,7 @@ impl Rig {
         let (outlet, inlet) = channel(max_bytes, Arc::clone(&counters));
         let defaults = [("linger.ms", "5"), ("reconnect.backoff.max.ms", "200")];
         let properties = defaults.iter().chain(properties);
-        let properties = properties.map(|(name, value)| (Spanned::new(0..0, (*name).to_owned()), (*value).to_owned()));
+        let properties = properties.map(|(name, value)| (Spanned::new(0..0, (*name).to_owned()), (*value).into()));
         let properties = properties.collect();
         let kafka = Kafka::listed(vec![cluster.bootstrap()], properties);
         let streams = (0..partitions.len()).map(|index| (format!("s{index}"), format!("t{index}"))).collect();
