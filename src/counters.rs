@@ -70,6 +70,8 @@ pub struct StreamCounters {
     pub acknowledged: Counter,
     /// Bytes of the lines that Kafka acknowledged.
     pub acknowledged_bytes: Counter,
+    /// Lines that were acknowledged by brokers too old to keep their numbers: one that comes twice cannot be told downstream.
+    pub unnumbered: Counter,
     lost: [Counter; LossCause::ALL.len()],
 }
 

@@ -103,7 +103,7 @@ impl Client {
         timestamp: i64,
         token: usize,
         payload: &[u8],
-        headers: Headers,
+        headers: Option<Headers>,
     ) -> Result<(), RDKafkaErrorCode> {
         use rd::rd_kafka_vtype_t as kind;
         let value = |vtype, u| rd::rd_kafka_vu_t { vtype, u };
@@ -129,11 +129,18 @@ impl Client {
             ),
             // Neither copied nor freed by librdkafka.
             value(kind::RD_KAFKA_VTYPE_MSGFLAGS, rd::rd_kafka_vu_s__bindgen_ty_1 { i: 0 }),
-            value(kind::RD_KAFKA_VTYPE_HEADERS, rd::rd_kafka_vu_s__bindgen_ty_1 { headers: headers.0 }),
+            // The last one, which may be left out.
+            value(
+                kind::RD_KAFKA_VTYPE_HEADERS,
+                rd::rd_kafka_vu_s__bindgen_ty_1 {
+                    headers: headers.as_ref().map_or(ptr::null_mut(), |headers| headers.0),
+                },
+            ),
         ];
+        let count = arguments.len() - usize::from(headers.is_none());
         // SAFETY: the arguments are of the types that their tags name; the topic belongs to this handle; the payload stays
         // by the module's invariant, and librdkafka does not write to it. The headers are taken over on success only.
-        let error = unsafe { rd::rd_kafka_produceva(self.handle, arguments.as_ptr(), arguments.len()) };
+        let error = unsafe { rd::rd_kafka_produceva(self.handle, arguments.as_ptr(), count) };
         if error.is_null() {
             std::mem::forget(headers);
             return Ok(());
@@ -213,13 +220,15 @@ impl Client {
         }
     }
 
-    /// Whether the client has failed for good: nothing that it is handed, or has, will be delivered any more.
+    /// Why the client has failed for good, if it has: nothing that it is handed, or has, will be delivered any more.
     ///
     /// See "Fatal errors" of librdkafka's INTRODUCTION.md, and KIP-360.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(super) fn failure(&self) -> Option<RDKafkaErrorCode> {
         // SAFETY: the handle is valid; without room for it no text is written.
-        let code = unsafe { rd::rd_kafka_fatal_error(self.handle, ptr::null_mut(), 0) };
-        code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+        match unsafe { rd::rd_kafka_fatal_error(self.handle, ptr::null_mut(), 0) } {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => None,
+            code => Some(code.into()),
+        }
     }
 
     /// Makes the client fail for good, as if Kafka had said so.

@@ -10,6 +10,7 @@ mod in_flight;
 pub mod mock;
 mod pool;
 mod properties;
+mod protocol;
 mod sender;
 
 pub use pool::{Inlet, Outlet, channel};

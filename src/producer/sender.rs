@@ -15,6 +15,7 @@ use super::client::{Client, Event, Report};
 use super::headers::StreamHeaders;
 use super::in_flight::{InFlightTable, parts, token};
 use super::properties::{self, BOOTSTRAP};
+use super::protocol::Detection;
 use super::{Inlet, ProducerError, Stop};
 use crate::counters::{Counters, LossCause};
 use crate::fault::Fault;
@@ -69,6 +70,7 @@ pub(super) struct Sender {
     client: Option<Client>,
     properties: BTreeMap<String, String>,
     brokers: Brokers,
+    detection: Detection,
     boot: Boot,
     streams: Vec<Stream>,
     /// The stream whose turn it is to come first.
@@ -118,6 +120,7 @@ impl Sender {
         let mut sender = Self {
             client: None,
             propagation: properties::propagation(&properties),
+            detection: Detection::new(&properties),
             properties,
             brokers,
             boot,
@@ -143,7 +146,7 @@ impl Sender {
         if let Some(brokers) = self.brokers.for_a_new_client() {
             self.properties.insert(BOOTSTRAP.to_owned(), brokers);
         }
-        self.client = Some(Client::start(&self.properties, &topics)?);
+        self.client = Some(Client::start(&self.detection.apply(&self.properties), &topics)?);
         Ok(())
     }
 
@@ -171,8 +174,8 @@ impl Sender {
                     thread::park_timeout(nap);
                 }
             }
+            self.failed |= self.detection.changes(Instant::now());
             if self.failed {
-                tracing::warn!("starting another Kafka client; what is not acknowledged is sent again");
                 self.start_over(deadline);
             }
             if let Some(deadline) = deadline {
@@ -239,6 +242,7 @@ impl Sender {
         stream.patience = (stream.patience * 2).min(ASK.1);
         match answer {
             Ok(partitions) => {
+                self.detection.heard();
                 (stream.open, stream.patience, stream.missing_since) = (true, ASK.0, None);
                 if stream.partitions.is_none() {
                     stream.partitions = Some(partitions);
@@ -307,7 +311,8 @@ impl Sender {
                 }
                 let sequence = batch.first + line as u64;
                 let salt = batch.salt.filter(|_| shape.hashed);
-                let headers = self.streams[index].headers.take(sequence, salt);
+                let has_headers = self.detection.protocol().has_headers();
+                let headers = has_headers.then(|| self.streams[index].headers.take(sequence, salt));
                 let partition = self.boot.partition(sequence, partitions);
                 match client.produce(index, partition, shape.timestamp, token(slot, line), text, headers) {
                     Ok(()) => {
@@ -368,6 +373,7 @@ impl Sender {
             timeout = Duration::ZERO;
             if let Event::Error { code, text, fatal } = event {
                 self.failed |= fatal;
+                self.detection.error(&text);
                 if fatal || self.trouble.may_say("error") {
                     tracing::warn!(error = %code, "Kafka: {text}");
                 }
@@ -401,7 +407,8 @@ impl Sender {
                 }
             }
             Some(code) => {
-                self.failed |= code == RDKafkaErrorCode::Fatal || self.client.as_ref().is_none_or(Client::has_failed);
+                self.failed |= code == RDKafkaErrorCode::Fatal
+                    || self.client.as_ref().is_none_or(|client| client.failure().is_some());
                 // What a client that has failed gives back, the next one sends.
                 if !self.failed && entry.settle(line) {
                     self.count_lost(stream, code, 1);
@@ -428,6 +435,9 @@ impl Sender {
         let counters = &self.counters.streams[stream];
         counters.acknowledged.add(lines);
         counters.acknowledged_bytes.add(bytes);
+        if !self.detection.protocol().has_headers() {
+            counters.unnumbered.add(lines);
+        }
     }
 
     fn count_lost(&mut self, stream: usize, code: RDKafkaErrorCode, lines: u64) {
@@ -450,6 +460,8 @@ impl Sender {
     /// delivered without its acknowledgement is doubled then, and dropped by its number downstream.
     fn start_over(&mut self, deadline: Option<Instant>) {
         if let Some(client) = &self.client {
+            let is_old = client.failure().is_some_and(|code| self.detection.failed(code));
+            tracing::info!(is_old, "starting another Kafka client; what is not acknowledged is sent again");
             client.purge();
         }
         let limit = Instant::now() + GIVE_BACK;

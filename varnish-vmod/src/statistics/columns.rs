@@ -95,6 +95,7 @@ pub(super) static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
                 &stream.acknowledged_bytes
             })
         },
+        counter("unnumbered", "Lines in Kafka without their number", |stream| &stream.unnumbered),
     ];
     stream.extend(LossCause::ALL.map(|cause| {
         let name = format!("lost_{}", cause.name());
