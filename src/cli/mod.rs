@@ -1,6 +1,7 @@
 //! The command line. Each command has its module: arguments, and what it does.
 
 mod brokers;
+mod check;
 mod dev_broker;
 mod ncsa;
 mod replay;
@@ -41,6 +42,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         options: Vec<OsString>,
     },
+    /// Check a configuration: the file, ZooKeeper, Kafka, the topics
+    Check(check::Check),
     /// List the brokers that ZooKeeper tells of: id, the address that is taken, all listeners
     Brokers(brokers::Brokers),
     /// Run librdkafka's mock cluster, for demos and tests
@@ -60,6 +63,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Ncsa { options } => return ncsa::main("kafkalog ncsa", options.into_iter()),
         Command::Run(command) => command.run(),
         Command::Replay(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Brokers(command) => command.run(),
         Command::DevBroker(command) => command.run(),
     };

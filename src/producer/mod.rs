@@ -9,11 +9,13 @@ mod headers;
 mod in_flight;
 pub mod mock;
 mod pool;
+mod probe;
 mod properties;
 mod protocol;
 mod sender;
 
 pub use pool::{Inlet, Outlet, channel};
+pub use probe::{Probe, probe};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -37,6 +37,11 @@ const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_se
 /// How long a failed client may take to give back what it has.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
+/// Whether this is what a cluster says of a topic, and not that there is nobody to say anything.
+pub(super) fn is_answer(code: RDKafkaErrorCode) -> bool {
+    loss_of(code) == LossCause::UnknownTopic || code == RDKafkaErrorCode::TopicAuthorizationFailed
+}
+
 /// A topic and the lines that wait for it.
 #[derive(Debug)]
 struct Stream {
