@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::bindings as rd;
@@ -28,7 +29,19 @@ pub(super) struct Client {
     handle: *mut rd::rd_kafka_t,
     events: *mut rd::rd_kafka_queue_t,
     topics: Vec<*mut rd::rd_kafka_topic_t>,
+    /// Set by librdkafka's threads, so it goes after them.
+    signs: Box<Signs>,
 }
+
+/// What librdkafka tells in its log alone.
+#[derive(Debug, Default)]
+struct Signs {
+    /// A broker has closed the connection on being asked for its versions.
+    refused: AtomicBool,
+}
+
+/// The words for it, which have been the same since `ApiVersions` came.
+const REFUSED: &str = "in state APIVERSION_QUERY";
 
 // SAFETY: librdkafka's handles may be used from any thread.
 unsafe impl Send for Client {}
@@ -64,6 +77,9 @@ impl Client {
     /// Starts librdkafka with these properties, for these topics.
     pub(super) fn start(properties: &BTreeMap<String, String>, topics: &[String]) -> Result<Self, ProducerError> {
         let conf = Conf::new(properties)?;
+        let signs = Box::<Signs>::default();
+        // SAFETY: the configuration is valid, and what it points to lives until librdkafka's threads are gone.
+        unsafe { rd::rd_kafka_conf_set_opaque(conf.0, ptr::from_ref(&*signs).cast_mut().cast()) };
         let mut text = [0; 512];
         // SAFETY: `conf` is a valid configuration, which the call takes over if it succeeds; `text` is writable for its length.
         let handle =
@@ -74,7 +90,7 @@ impl Client {
         std::mem::forget(conf);
         // SAFETY: `handle` is a valid producer.
         let events = unsafe { rd::rd_kafka_queue_get_main(handle) };
-        let mut client = Self { handle, events, topics: Vec::new() };
+        let mut client = Self { handle, events, topics: Vec::new(), signs };
         for topic in topics {
             let name = CString::new(topic.as_str()).map_err(|_| ProducerError::Topic(topic.clone()))?;
             // SAFETY: `handle` is valid and `name` is a C string; without a configuration of its own the topic gets the default.
@@ -85,6 +101,11 @@ impl Client {
             client.topics.push(topic_handle);
         }
         Ok(client)
+    }
+
+    /// Whether a broker has closed the connection on being asked for its versions.
+    pub(super) fn was_refused(&self) -> bool {
+        self.signs.refused.load(Ordering::Relaxed)
     }
 
     /// Tells of more brokers that may be asked for the cluster: `host:port,…`.
@@ -300,7 +321,8 @@ impl Headers {
         // SAFETY: the message is valid, as the caller has just got it from its report; librdkafka has done with it, and the
         // call makes the headers ours (rdkafka.h). It takes a mutable pointer to clear its own field only.
         let code = unsafe { rd::rd_kafka_message_detach_headers(message.cast_mut(), &raw mut headers) };
-        (code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !headers.is_null()).then_some(Self(headers))
+        // Not `then_some`: a value with a null would be made, and dropped.
+        (code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && !headers.is_null()).then(|| Self(headers))
     }
 
     /// Writes another value over that of the header that was added as `index`, counted from 0. `false` if it is not of
@@ -411,7 +433,7 @@ pub(super) fn message(text: &[c_char]) -> String {
 }
 
 /// Passes librdkafka's log on. Called from its threads.
-extern "C" fn log(_client: *const rd::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
+extern "C" fn log(client: *const rd::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
     // Nothing may unwind into librdkafka.
     let _ = std::panic::catch_unwind(|| {
         if facility.is_null() || text.is_null() {
@@ -420,6 +442,11 @@ extern "C" fn log(_client: *const rd::rd_kafka_t, level: c_int, facility: *const
         // SAFETY: librdkafka passes two C strings that live as long as the call.
         let (facility, text) =
             unsafe { (CStr::from_ptr(facility).to_string_lossy(), CStr::from_ptr(text).to_string_lossy()) };
+        if text.contains(REFUSED) && !client.is_null() {
+            // SAFETY: librdkafka passes a client, whose opaque is null or what `Client::start` made it.
+            let signs = unsafe { rd::rd_kafka_opaque(client).cast::<Signs>().as_ref() };
+            signs.inspect(|signs| signs.refused.store(true, Ordering::Relaxed));
+        }
         // syslog(3)'s levels.
         match level {
             ..=3 => tracing::error!(target: "librdkafka", "{facility}: {text}"),

@@ -127,7 +127,6 @@ impl Prober {
         while let Some(event) = self.client.poll(timeout, drop) {
             timeout = Duration::ZERO;
             if let Event::Error { code, text, .. } = event {
-                self.detection.error(&text);
                 let is_old = self.client.failure().is_some_and(|code| self.detection.failed(code));
                 again |= is_old;
                 // That all are down says less than why.
@@ -136,7 +135,7 @@ impl Prober {
                 }
             }
         }
-        if again || self.detection.changes(Instant::now()) {
+        if again || self.detection.changes(self.client.was_refused(), Instant::now()) {
             self.client = Client::start(&self.detection.apply(&self.properties), &self.topics)?;
         }
         Ok(())

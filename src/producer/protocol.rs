@@ -15,9 +15,6 @@ const SUSPECT: Duration = Duration::from_secs(5);
 /// … and if it is not heard of then either, as a new one again after this.
 const RETRY: Duration = Duration::from_secs(15);
 
-/// Words of librdkafka's where a broker closes the connection on being asked for its versions.
-const REFUSAL: &str = "requesting ApiVersion";
-
 /// What brokers understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -89,20 +86,10 @@ impl Detection {
 
     /// The cluster has answered.
     pub(super) fn heard(&mut self) {
-        if !self.heard && !self.protocol.has_headers() {
-            tracing::warn!(
-                "these brokers are older than 0.11: messages have no headers, so that lines that come twice after a failure \
-                 cannot be told from others downstream"
-            );
+        if !self.heard && self.protocol == Protocol::Oldest {
+            say_old();
         }
         self.heard = true;
-    }
-
-    /// librdkafka has said what is wrong.
-    pub(super) fn error(&mut self, text: &str) {
-        if text.contains(REFUSAL) {
-            self.refused.get_or_insert_with(Instant::now);
-        }
     }
 
     /// The client has failed for good. Whether that is because the brokers are too old, and the next one is to be another.
@@ -110,15 +97,19 @@ impl Detection {
         let is_old = code == RDKafkaErrorCode::UnsupportedFeature && self.protocol == Protocol::Current;
         if is_old {
             self.speak(Protocol::Unnumbered);
-            self.heard = false;
+            say_old();
         }
         is_old
     }
 
-    /// Whether it is time to try another protocol, which the next client is to speak.
-    pub(super) fn changes(&mut self, now: Instant) -> bool {
+    /// Whether it is time to try another protocol, which the next client is to speak; a broker may have refused to tell its
+    /// versions to the present one.
+    pub(super) fn changes(&mut self, refused: bool, now: Instant) -> bool {
         if self.heard {
             return false;
+        }
+        if refused && self.protocol == Protocol::Current {
+            self.refused.get_or_insert(now);
         }
         match self.protocol {
             Protocol::Current if self.refused.is_some_and(|refused| now.duration_since(refused) >= SUSPECT) => {
@@ -143,6 +134,14 @@ impl Detection {
     }
 }
 
+/// What the brokers' age costs.
+fn say_old() {
+    tracing::warn!(
+        "these brokers are older than 0.11: messages have no headers, so that lines that come twice after a failure cannot \
+         be told from others downstream"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,16 +164,14 @@ mod tests {
     fn brokers_that_hang_up_are_taken_for_old_ones_unless_they_have_answered() {
         let mut detection = detection(&[("linger.ms", "5")]);
         let later = |seconds| Instant::now() + Duration::from_secs(seconds);
-        detection.error("Connect to [::1]:9092 failed: Connection refused");
-        assert!(!detection.changes(later(60)));
-        detection.error("b:9092/bootstrap: Disconnected: requesting ApiVersion: might be caused by …");
-        assert!(!detection.changes(later(1)) && detection.changes(later(6)));
+        assert!(!detection.changes(false, later(60)));
+        assert!(!detection.changes(true, later(1)) && detection.changes(true, later(7)));
         assert_eq!(detection.protocol(), Protocol::Oldest);
-        assert!(!detection.changes(later(10)) && detection.changes(later(16)));
+        assert!(!detection.changes(false, later(10)) && detection.changes(false, later(16)));
         assert_eq!(detection.protocol(), Protocol::Current);
-        detection.error("requesting ApiVersion");
+        assert!(!detection.changes(true, later(1)));
         detection.heard();
-        assert!(!detection.changes(later(60)));
+        assert!(!detection.changes(true, later(60)));
     }
 
     #[test]
@@ -183,6 +180,6 @@ mod tests {
         let mut detection = detection(&properties);
         let given = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         assert_eq!(detection.apply(&given)["broker.version.fallback"], "0.9.0");
-        assert!(!detection.changes(Instant::now() + Duration::from_secs(600)));
+        assert!(!detection.changes(true, Instant::now() + Duration::from_secs(600)));
     }
 }

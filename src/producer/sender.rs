@@ -179,7 +179,8 @@ impl Sender {
                     thread::park_timeout(nap);
                 }
             }
-            self.failed |= self.detection.changes(Instant::now());
+            let refused = self.client.as_ref().is_some_and(Client::was_refused);
+            self.failed |= self.detection.changes(refused, Instant::now());
             if self.failed {
                 self.start_over(deadline);
             }
@@ -378,7 +379,6 @@ impl Sender {
             timeout = Duration::ZERO;
             if let Event::Error { code, text, fatal } = event {
                 self.failed |= fatal;
-                self.detection.error(&text);
                 if fatal || self.trouble.may_say("error") {
                     tracing::warn!(error = %code, "Kafka: {text}");
                 }

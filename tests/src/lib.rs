@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod process;
 pub mod programs;
 pub mod records;
+pub mod servers;
 pub mod topic;
 pub mod varnishd;
 pub mod wait;

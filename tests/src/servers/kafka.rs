@@ -1,0 +1,305 @@
+//! A cluster of Kafka.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, Producer as _};
+
+use super::{Release, START, STOP, ZooKeeper, free_port, java};
+use crate::process::Running;
+use crate::wait;
+
+/// A cluster's id: any 16 bytes in base64.
+const CLUSTER: &str = "a2Fma2Fsb2ctdGVzdHMtMQ";
+
+/// For one question to a broker.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// What a cluster is to be like.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Below which path of ZooKeeper it registers, such as `/kafka/eqiad`.
+    pub chroot: String,
+    /// More properties of the brokers. `LISTENER` in a value of `listeners` stands for address and port.
+    pub properties: Vec<(String, String)>,
+}
+
+/// Brokers with what they need, numbered from 1. All end when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    release: Release,
+    jars: PathBuf,
+    work: PathBuf,
+    options: Options,
+    /// The ZooKeeper, for releases that have one.
+    pub zookeeper: Option<ZooKeeper>,
+    brokers: BTreeMap<u16, Broker>,
+}
+
+#[derive(Debug)]
+struct Broker {
+    port: u16,
+    /// Of its part in the quorum, without a ZooKeeper.
+    controller: u16,
+    running: Option<Running>,
+}
+
+impl Cluster {
+    /// Starts so many brokers in `work`, a directory of its own, and returns when all have found each other.
+    ///
+    /// # Errors
+    ///
+    /// When one does not start in time.
+    pub fn start(
+        release: &Release,
+        jars: &Path,
+        brokers: u16,
+        options: Options,
+        work: &Path,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Self> {
+        let zookeeper = release.has_zookeeper().then(|| ZooKeeper::start(jars, work, stop)).transpose()?;
+        let mut cluster = Self {
+            release: release.clone(),
+            jars: jars.to_owned(),
+            work: work.to_owned(),
+            options,
+            zookeeper,
+            brokers: BTreeMap::new(),
+        };
+        for id in 1..=brokers {
+            let broker = Broker { port: free_port()?, controller: free_port()?, running: None };
+            cluster.brokers.insert(id, broker);
+        }
+        for id in 1..=brokers {
+            cluster.start_broker(id)?;
+        }
+        cluster.await_brokers(brokers.into(), stop)?;
+        Ok(cluster)
+    }
+
+    /// The addresses of all brokers, running or not: `host:port,…`.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        let addresses: Vec<_> = self.brokers.values().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
+        addresses.join(",")
+    }
+
+    /// What a client of ZooKeeper connects to, with the path.
+    ///
+    /// # Panics
+    ///
+    /// When the release has no ZooKeeper.
+    #[must_use]
+    pub fn connect_string(&self) -> String {
+        let zookeeper = self.zookeeper.as_ref().expect("a release with ZooKeeper");
+        format!("{}{}", zookeeper.address(), self.options.chroot)
+    }
+
+    /// Starts a broker that was stopped or killed, with the same data on the same port.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such broker, or the system does not start it.
+    pub fn start_broker(&mut self, id: u16) -> anyhow::Result<()> {
+        let work = self.work.join(format!("broker-{id}"));
+        fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;
+        let file = work.join("server.properties");
+        fs::write(&file, self.properties(id, &work)?).with_context(|| format!("writing {}", file.display()))?;
+        if !self.release.has_zookeeper() && !work.join("data").exists() {
+            let mut format = java(&self.jars, &work, "kafka.tools.StorageTool")?;
+            let format =
+                format.args(["format", "-t", CLUSTER, "-c"]).arg(&file).output().context("formatting storage")?;
+            if !format.status.success() {
+                bail!("formatting storage: {}", String::from_utf8_lossy(&format.stderr));
+            }
+        }
+        let mut command = java(&self.jars, &work, "kafka.Kafka")?;
+        let running = Running::start(&format!("broker-{id}"), command.arg(&file), &work)?;
+        self.broker(id)?.running = Some(running);
+        Ok(())
+    }
+
+    /// Adds a broker with a new id on a new port.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not start it.
+    pub fn add_broker(&mut self, id: u16) -> anyhow::Result<()> {
+        self.brokers.insert(id, Broker { port: free_port()?, controller: free_port()?, running: None });
+        self.start_broker(id)
+    }
+
+    /// Ends a broker with SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self, id: u16) -> anyhow::Result<()> {
+        self.broker(id)?.running.take().with_context(|| format!("broker {id} does not run"))?.kill()
+    }
+
+    /// Ends a broker with SIGTERM: it gives its partitions to others first.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or does not end in time.
+    pub fn stop_broker(&mut self, id: u16) -> anyhow::Result<()> {
+        self.broker(id)?.running.take().with_context(|| format!("broker {id} does not run"))?.stop(STOP).map(drop)
+    }
+
+    /// Waits until the brokers that run know of so many.
+    ///
+    /// # Errors
+    ///
+    /// When one has ended, or that takes too long.
+    pub fn await_brokers(&mut self, count: usize, stop: &AtomicBool) -> anyhow::Result<()> {
+        // A consumer would make old brokers create the topic of offsets.
+        let client: BaseProducer = self.client().create().context("starting a client")?;
+        let mut last = String::new();
+        let found = wait::until("Kafka's brokers", START, stop, || {
+            for broker in self.brokers.values_mut() {
+                broker.running.as_mut().map_or(Ok(()), Running::check)?;
+            }
+            if !self.release.tells_versions() {
+                // librdkafka cannot read so small an answer as that of an old broker without a topic.
+                let answers = |broker: &Broker| TcpStream::connect(("127.0.0.1", broker.port)).is_ok();
+                return Ok(self.brokers.values().all(answers).then_some(()));
+            }
+            let known = match client.client().fetch_metadata(None, ANSWER) {
+                Ok(metadata) => metadata.brokers().len(),
+                Err(error) => {
+                    last = error.to_string();
+                    0
+                }
+            };
+            Ok((known == count).then_some(()))
+        });
+        found.with_context(|| {
+            let running = self.brokers.values().filter_map(|broker| broker.running.as_ref()?.output().ok());
+            format!("{last}\n{}", running.collect::<String>())
+        })
+    }
+
+    /// A client's configuration that the release understands.
+    #[must_use]
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.bootstrap()).set("log_level", "2");
+        if !self.release.tells_versions() {
+            config.set("api.version.request", "false").set("broker.version.fallback", "0.8.2");
+        }
+        config
+    }
+
+    /// Creates a topic, and returns when it is known.
+    ///
+    /// # Errors
+    ///
+    /// When Kafka does not, or not in time.
+    pub fn create_topic(
+        &self,
+        name: &str,
+        partitions: u16,
+        replication: u16,
+        properties: &[(&str, &str)],
+        stop: &AtomicBool,
+    ) -> anyhow::Result<()> {
+        if self.release.tells_versions() {
+            let replication = TopicReplication::Fixed(replication.into());
+            let mut topic = NewTopic::new(name, partitions.into(), replication);
+            for (key, value) in properties {
+                topic = topic.set(key, value);
+            }
+            let admin: AdminClient<DefaultClientContext> = self.client().create().context("starting a client")?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+            let options = AdminOptions::new().operation_timeout(Some(START));
+            let results = runtime.block_on(admin.create_topics([&topic], &options)).context("creating a topic")?;
+            for result in results {
+                result.map_err(|(_, code)| anyhow::anyhow!("creating the topic {name}: {code}"))?;
+            }
+        } else {
+            let mut command = java(&self.jars, &self.work, "kafka.admin.TopicCommand")?;
+            command.args(["--zookeeper", &self.connect_string(), "--create", "--topic", name]);
+            command.args(["--partitions", &partitions.to_string(), "--replication-factor", &replication.to_string()]);
+            for (key, value) in properties {
+                command.args(["--config", &format!("{key}={value}")]);
+            }
+            // Brokers that listen may not be registered yet.
+            wait::until(&format!("the topic {name} to be created"), START, stop, || {
+                let output = command.output().context("creating a topic")?;
+                Ok(output.status.success().then_some(()))
+            })?;
+        }
+        // A consumer would make old brokers create the topic of offsets.
+        let client: BaseProducer = self.client().create().context("starting a client")?;
+        wait::until("the topic's leaders", START, stop, || {
+            let Ok(metadata) = client.client().fetch_metadata(Some(name), ANSWER) else { return Ok(None) };
+            let Some(topic) = metadata.topics().first() else { return Ok(None) };
+            let led = topic.partitions().iter().filter(|partition| partition.leader() > 0).count();
+            Ok((led == usize::from(partitions)).then_some(()))
+        })
+    }
+
+    fn broker(&mut self, id: u16) -> anyhow::Result<&mut Broker> {
+        self.brokers.get_mut(&id).with_context(|| format!("there is no broker {id}"))
+    }
+
+    fn properties(&self, id: u16, work: &Path) -> anyhow::Result<String> {
+        let broker = self.brokers.get(&id).with_context(|| format!("there is no broker {id}"))?;
+        let mut properties: BTreeMap<String, String> = BTreeMap::new();
+        let mut set = |key: &str, value: String| properties.insert(key.to_owned(), value);
+        set("log.dirs", work.join("data").display().to_string());
+        for small in [
+            "offsets.topic.num.partitions",
+            "transaction.state.log.num.partitions",
+            "num.recovery.threads.per.data.dir",
+        ] {
+            set(small, "1".to_owned());
+        }
+        for replication in ["offsets.topic.replication.factor", "transaction.state.log.replication.factor"] {
+            set(replication, self.brokers.len().min(3).to_string());
+        }
+        set("transaction.state.log.min.isr", "1".to_owned());
+        set("auto.create.topics.enable", "false".to_owned());
+        set("group.initial.rebalance.delay.ms", "0".to_owned());
+        set("controlled.shutdown.enable", "true".to_owned());
+        if self.release.name == "0.8" {
+            for (key, value) in [("host.name", "127.0.0.1"), ("advertised.host.name", "127.0.0.1")] {
+                set(key, value.to_owned());
+            }
+            set("port", broker.port.to_string());
+        } else {
+            set("listeners", format!("PLAINTEXT://127.0.0.1:{}", broker.port));
+        }
+        if self.release.has_zookeeper() {
+            set("broker.id", id.to_string());
+            set("zookeeper.connect", self.connect_string());
+            // A broker that was killed may come back before ZooKeeper has forgotten it.
+            set("zookeeper.session.timeout.ms", "3000".to_owned());
+        } else {
+            let quorum: Vec<_> =
+                self.brokers.iter().map(|(id, one)| format!("{id}@127.0.0.1:{}", one.controller)).collect();
+            set("node.id", id.to_string());
+            set("process.roles", "broker,controller".to_owned());
+            set("controller.quorum.voters", quorum.join(","));
+            set("controller.listener.names", "CONTROLLER".to_owned());
+            set("broker.session.timeout.ms", "3000".to_owned());
+            let listeners =
+                format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", broker.port, broker.controller);
+            set("listeners", listeners);
+        }
+        for (key, value) in &self.options.properties {
+            set(key, value.replace("LISTENER", &format!("127.0.0.1:{}", broker.port)));
+        }
+        Ok(properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect())
+    }
+}

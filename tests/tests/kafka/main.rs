@@ -1,0 +1,177 @@
+//! kafkalog with real Kafka clusters, from 0.8 to 4.x, found through ZooKeeper or by a list. Lines come from a recording, so that no
+//! varnishd is needed and every one of them is known.
+
+mod feed;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::AtomicBool;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kafkalog_tests::oddities;
+use kafkalog_tests::programs::Programs;
+use kafkalog_tests::servers::{self, Cluster, Options, Release};
+use kafkalog_tests::topic::Topic;
+use kafkalog_tests::wait;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tempfile::TempDir;
+
+use feed::Feed;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+static KAFKALOG: LazyLock<PathBuf> = LazyLock::new(|| Programs::build().expect("the programs can be built").kafkalog());
+
+static RECORDING: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka");
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).expect("the target directory can be written to");
+    oddities::record(&directory).unwrap_or_else(|error| panic!("recording: {error:#}")).everyday
+});
+
+/// Clusters are large: one at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+const TOPIC: &str = "webrequest_text";
+
+const PARTITIONS: u16 = 4;
+
+/// For messages that were acknowledged to be read.
+const READ: Duration = Duration::from_secs(30);
+
+/// A cluster with the topic, and a configuration that sends to it.
+struct World {
+    cluster: Cluster,
+    work: TempDir,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl World {
+    /// `None` where the release cannot be had.
+    fn build(release: &str, brokers: u16, properties: &[(&str, &str)], scenario: &str) -> Option<Self> {
+        let release = Release::named(release);
+        let jars = servers::had(release, scenario)?;
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = tempfile::tempdir().unwrap();
+        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let options = Options { chroot: "/kafka/one".to_owned(), properties };
+        let cluster = Cluster::start(release, &jars, brokers, options, work.path(), &STOP).unwrap();
+        cluster.create_topic(TOPIC, PARTITIONS, brokers.min(3), &[], &STOP).unwrap();
+        Some(Self { cluster, work, _one: one })
+    }
+
+    /// A configuration with these lines in `[kafka]`.
+    fn configure(&self, kafka: &str) -> PathBuf {
+        let file = self.work.path().join("kafkalog.toml");
+        let text = format!(
+            "host = \"cp1\"\n[kafka]\n{kafka}\n[[stream]]\nname = \"webrequest\"\ntopic = \"{TOPIC}\"\nformat = \"webrequest\"\n"
+        );
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn by_zookeeper(&self) -> String {
+        format!("zookeeper = \"{}\"", self.cluster.connect_string())
+    }
+
+    fn by_list(&self) -> String {
+        let brokers: Vec<_> = self.cluster.bootstrap().split(',').map(|broker| format!("\"{broker}\"")).collect();
+        format!("bootstrap = [{}]", brokers.join(", "))
+    }
+
+    /// All messages of the topic, with whether each has our headers; so many at least are waited for.
+    fn messages(&self, count: usize) -> Vec<(Vec<u8>, bool)> {
+        let consumer: BaseConsumer =
+            self.cluster.client().set("group.id", "tests").set("enable.partition.eof", "true").create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            list.add_partition_offset(TOPIC, partition.into(), Offset::Beginning).unwrap();
+        }
+        consumer.assign(&list).unwrap();
+        let mut messages = Vec::new();
+        let mut ends = BTreeMap::new();
+        wait::until("the topic's messages", READ, &STOP, || {
+            while let Some(message) = consumer.poll(Duration::from_millis(50)) {
+                match message {
+                    Ok(message) => {
+                        let headers = message.headers().map_or(0, |headers| headers.count());
+                        messages.push((message.payload().unwrap_or_default().to_vec(), headers >= 4));
+                        ends.remove(&message.partition());
+                    }
+                    Err(rdkafka::error::KafkaError::PartitionEOF(partition)) => {
+                        ends.insert(partition, ());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok((messages.len() >= count && ends.len() == usize::from(PARTITIONS)).then_some(()))
+        })
+        .unwrap_or_else(|error| panic!("{} messages of {count}: {error:#}", messages.len()));
+        messages
+    }
+}
+
+/// Runs kafkalog with a configuration to its end.
+fn kafkalog(command: &str, configuration: &Path, arguments: &[&str]) -> Output {
+    let mut kafkalog = Command::new(&*KAFKALOG);
+    kafkalog.args([command, "--config"]).arg(configuration).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// How many lines the recording gives.
+fn lines(configuration: &Path) -> usize {
+    let recording = RECORDING.display().to_string();
+    let output = kafkalog("replay", configuration, &["-r", &recording, "--stdout", "webrequest"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
+}
+
+#[test]
+fn every_release_takes_every_line() {
+    for release in Release::all() {
+        let scenario = format!("every_release_takes_every_line ({})", release.name);
+        let Some(world) = World::build(&release.name, 1, &[], &scenario) else { continue };
+        let by = if release.has_zookeeper() { world.by_zookeeper() } else { world.by_list() };
+        let configuration = world.configure(&by);
+
+        let check = kafkalog("check", &configuration, &[]);
+        let said = text(&check.stdout);
+        assert!(check.status.success(), "Kafka {}:\n{said}{}", release.name, text(&check.stderr));
+        assert!(said.contains(&format!("✓ topic {TOPIC}: {PARTITIONS} partitions")), "{said}");
+        assert_eq!(
+            said.contains("keeps the numbers of lines"),
+            release.has_headers(),
+            "Kafka {}: {said}",
+            release.name
+        );
+
+        let brokers = kafkalog("brokers", &configuration, &[]);
+        match release.has_zookeeper() {
+            true => {
+                let line = format!("1\t{}\t", world.cluster.bootstrap());
+                assert!(text(&brokers.stdout).starts_with(&line), "{brokers:?}");
+            }
+            false => assert!(!brokers.status.success() && text(&brokers.stderr).contains("no kafka.zookeeper")),
+        }
+
+        let replay = kafkalog("replay", &configuration, &["-r", &RECORDING.display().to_string()]);
+        let log = text(&replay.stderr);
+        assert!(replay.status.success(), "Kafka {}: {log}", release.name);
+        assert_eq!(log.contains("older than 0.11"), !release.has_headers(), "Kafka {}: {log}", release.name);
+        let count = lines(&configuration);
+        let messages = world.messages(count);
+        assert_eq!(messages.len(), count, "Kafka {}", release.name);
+        for (line, has_headers) in messages {
+            assert!(line.starts_with(b"{\"") && line.ends_with(b"}"), "{}", text(&line));
+            assert_eq!(has_headers, release.has_headers());
+        }
+    }
+}
