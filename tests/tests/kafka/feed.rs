@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub struct Feed {
     writer: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Feed {
@@ -47,6 +47,11 @@ impl Feed {
     /// What it has said so far.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// The file with what it says.
+    pub fn log(&self) -> PathBuf {
+        self.log.clone()
     }
 
     /// Ends the log, and waits for kafkalog: its status, and how many times it was given the recording.

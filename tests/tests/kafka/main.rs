@@ -175,3 +175,80 @@ fn every_release_takes_every_line() {
         }
     }
 }
+
+/// Looks at all lines of a topic: those of one boot, numbered without a gap, each once.
+fn assert_exact(world: &World, log: &str) {
+    let mut topic = Topic::new(&world.cluster.bootstrap(), TOPIC, PARTITIONS).unwrap();
+    topic.read_to_end(&STOP).unwrap();
+    let origins: Vec<_> = topic.sequences.iter().collect();
+    let [(_, sequences)] = origins[..] else { panic!("{} boots: {log}", origins.len()) };
+    let (count, last) = (sequences.len() as u64, sequences.last_key_value().map_or(0, |(last, _)| *last));
+    let doubled: Vec<_> = sequences.iter().filter(|(_, times)| **times > 1).map(|(number, _)| *number).collect();
+    assert!(doubled.is_empty(), "{} lines are there twice, the first {:?}: {log}", doubled.len(), doubled.first());
+    assert_eq!(count, last + 1, "lines are missing: {log}");
+    let said = format!("\"lines\":{count},\"acknowledged\":{count},\"lost\":0");
+    assert!(log.contains(&said), "{said}: {log}");
+}
+
+/// Lines a second, for scenarios that are part of every test run, and for the long ones.
+fn rate() -> f64 {
+    if is_long() { 10_000.0 } else { 2_000.0 }
+}
+
+/// Whether scenarios take as long as they would before a release: `KAFKALOG_LONG=1`.
+fn is_long() -> bool {
+    std::env::var_os("KAFKALOG_LONG").is_some()
+}
+
+fn feed(configuration: &Path) -> Feed {
+    Feed::start(&KAFKALOG, configuration, &RECORDING, lines(configuration), rate())
+}
+
+/// Ends the feed and looks at what arrived.
+fn finish(world: &World, feed: Feed) {
+    let log = feed.log();
+    let (status, rounds) = feed.finish();
+    let said = fs::read_to_string(log).unwrap();
+    assert!(status.success() && rounds > 0, "{status}: {said}");
+    assert_exact(world, &said);
+}
+
+fn pause(seconds: u64) {
+    std::thread::sleep(Duration::from_secs(seconds));
+}
+
+#[test]
+fn brokers_are_killed_one_after_the_other() {
+    let Some(mut world) = World::build("3.9", 3, &[], "brokers_are_killed_one_after_the_other") else { return };
+    let configuration = world.configure(&world.by_list());
+    let feed = feed(&configuration);
+    let (rounds, between) = if is_long() { (9, 10) } else { (3, 3) };
+    for round in 0..rounds {
+        pause(between);
+        let id = round % 3 + 1;
+        world.cluster.kill(id).unwrap();
+        pause(between);
+        world.cluster.start_broker(id).unwrap();
+        world.cluster.await_brokers(3, &STOP).unwrap();
+    }
+    finish(&world, feed);
+}
+
+#[test]
+fn zookeeper_may_be_away() {
+    let Some(mut world) = World::build("3.9", 1, &[], "zookeeper_may_be_away") else { return };
+    let configuration = world.configure(&world.by_zookeeper());
+    let zookeeper = world.cluster.zookeeper.as_mut().unwrap();
+    zookeeper.kill().unwrap();
+    let feed = feed(&configuration);
+    let said = |what: &str| wait::until(what, READ, &STOP, || Ok(feed.said().contains(what).then_some(()))).unwrap();
+    said("no ZooKeeper server answers");
+    zookeeper.start_again(&STOP).unwrap();
+    said("the topic was found");
+    // For longer than a session lasts; nobody needs it now.
+    zookeeper.kill().unwrap();
+    pause(15);
+    zookeeper.start_again(&STOP).unwrap();
+    pause(2);
+    finish(&world, feed);
+}
