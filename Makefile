@@ -7,7 +7,7 @@ CARGO ?= cargo
 REQUESTS ?= 100000
 
 # What the build and the tests need from Debian.
-PACKAGES := ca-certificates g++ gcc libclang-dev libc6-dev libsasl2-dev libssl-dev libvarnishapi-dev make maven openjdk-17-jre-headless pkg-config python3 varnish zlib1g-dev
+PACKAGES := ca-certificates g++ gcc libclang-dev libc6-dev libsasl2-dev libssl-dev libvarnishapi-dev make maven openjdk-17-jre-headless openssl pkg-config python3 varnish zlib1g-dev
 
 .PHONY: help setup build release demo test lint loom bench deny clean
 

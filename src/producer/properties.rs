@@ -80,6 +80,15 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_has_them_all() {
+        let manual = include_str!("../../docs/kafka.md");
+        let fixed = FIXED.iter().map(|(name, value, _)| (name, value));
+        for (name, value) in DEFAULTS.iter().map(|(name, value)| (name, value)).chain(fixed) {
+            assert!(manual.contains(&format!("\n| `{name}` | `{value}` | ")), "{name}");
+        }
+    }
+
+    #[test]
     fn defaults_give_way_and_promises_do_not() {
         let properties = complete_with("linger.ms", "5").unwrap();
         assert_eq!((properties["linger.ms"].as_str(), properties["acks"].as_str()), ("5", "all"));

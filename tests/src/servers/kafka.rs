@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
 use super::{Release, START, STOP, ZooKeeper, free_port, java};
@@ -28,7 +29,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Below which path of ZooKeeper it registers, such as `/kafka/eqiad`.
     pub chroot: String,
-    /// More properties of the brokers. `LISTENER` in a value of `listeners` stands for address and port.
+    /// More properties of the brokers. `LISTENER` in a value stands for a broker's address and port, `SECOND` for the address of
+    /// another one; clients of [`Cluster::client`] come to the first, in the clear.
     pub properties: Vec<(String, String)>,
 }
 
@@ -47,8 +49,8 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Broker {
     port: u16,
-    /// Of its part in the quorum, without a ZooKeeper.
-    controller: u16,
+    /// Of its part in the quorum, without a ZooKeeper; else of a second listener.
+    second: u16,
     running: Option<Running>,
 }
 
@@ -76,7 +78,7 @@ impl Cluster {
             brokers: BTreeMap::new(),
         };
         for id in 1..=brokers {
-            let broker = Broker { port: free_port()?, controller: free_port()?, running: None };
+            let broker = Broker { port: free_port()?, second: free_port()?, running: None };
             cluster.brokers.insert(id, broker);
         }
         for id in 1..=brokers {
@@ -134,7 +136,7 @@ impl Cluster {
     ///
     /// When the system does not start it.
     pub fn add_broker(&mut self, id: u16) -> anyhow::Result<()> {
-        self.brokers.insert(id, Broker { port: free_port()?, controller: free_port()?, running: None });
+        self.brokers.insert(id, Broker { port: free_port()?, second: free_port()?, running: None });
         self.start_broker(id)
     }
 
@@ -249,6 +251,50 @@ impl Cluster {
         })
     }
 
+    /// Moves a topic's partitions to these brokers, and returns when they have and lead all of it. For releases from 2.4 to 3.2.
+    ///
+    /// # Errors
+    ///
+    /// When Kafka does not, or not in time.
+    pub fn move_topic(&self, name: &str, partitions: u16, brokers: &[u16], stop: &AtomicBool) -> anyhow::Result<()> {
+        let plan = self.work.join("plan.json");
+        let partitions: Vec<_> = (0..partitions)
+            .map(|partition| serde_json::json!({"topic": name, "partition": partition, "replicas": brokers}))
+            .collect();
+        let text = serde_json::json!({"version": 1, "partitions": partitions}).to_string();
+        fs::write(&plan, text).with_context(|| format!("writing {}", plan.display()))?;
+        let plan = plan.display().to_string();
+        self.run("kafka.admin.ReassignPartitionsCommand", &["--execute", "--reassignment-json-file", &plan])?;
+        let client: BaseProducer = self.client().create().context("starting a client")?;
+        wait::until("the topic to be moved", START, stop, || {
+            let Ok(metadata) = client.client().fetch_metadata(Some(name), ANSWER) else { return Ok(None) };
+            let Some(topic) = metadata.topics().first() else { return Ok(None) };
+            let has = |id: i32| brokers.iter().any(|broker| i32::from(*broker) == id);
+            let moved = |partition: &MetadataPartition| {
+                has(partition.leader())
+                    && partition.isr().len() == brokers.len()
+                    && partition.isr().iter().all(|id| has(*id))
+            };
+            Ok(topic.partitions().iter().all(moved).then_some(()))
+        })
+    }
+
+    /// Runs one of the release's own programs on the cluster.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, with what it said.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = java(&self.jars, &self.work, program)?;
+        let output = command.args(["--bootstrap-server", &self.bootstrap()]).args(arguments).output();
+        let output = output.with_context(|| format!("running {program}"))?;
+        if !output.status.success() {
+            let said = [output.stdout, output.stderr].concat();
+            bail!("{program}: {}: {}", output.status, String::from_utf8_lossy(&said));
+        }
+        Ok(())
+    }
+
     fn broker(&mut self, id: u16) -> anyhow::Result<&mut Broker> {
         self.brokers.get_mut(&id).with_context(|| format!("there is no broker {id}"))
     }
@@ -287,18 +333,21 @@ impl Cluster {
             set("zookeeper.session.timeout.ms", "3000".to_owned());
         } else {
             let quorum: Vec<_> =
-                self.brokers.iter().map(|(id, one)| format!("{id}@127.0.0.1:{}", one.controller)).collect();
+                self.brokers.iter().map(|(id, one)| format!("{id}@127.0.0.1:{}", one.second)).collect();
             set("node.id", id.to_string());
             set("process.roles", "broker,controller".to_owned());
             set("controller.quorum.voters", quorum.join(","));
             set("controller.listener.names", "CONTROLLER".to_owned());
             set("broker.session.timeout.ms", "3000".to_owned());
-            let listeners =
-                format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", broker.port, broker.controller);
+            let listeners = format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", broker.port, broker.second);
             set("listeners", listeners);
         }
         for (key, value) in &self.options.properties {
-            set(key, value.replace("LISTENER", &format!("127.0.0.1:{}", broker.port)));
+            let addresses = [("LISTENER", broker.port), ("SECOND", broker.second)];
+            let value = addresses
+                .iter()
+                .fold(value.clone(), |value, (name, port)| value.replace(name, &format!("127.0.0.1:{port}")));
+            set(key, value);
         }
         Ok(properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect())
     }

@@ -16,7 +16,7 @@ const MARKER: usize = 4;
 const FINISH: Duration = Duration::from_secs(90);
 
 /// A running `kafkalog replay` that reads what a thread writes.
-pub struct Feed {
+pub(super) struct Feed {
     kafkalog: Child,
     writer: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ pub struct Feed {
 
 impl Feed {
     /// Feeds `recording`, which has so many lines, at some lines a second.
-    pub fn start(program: &Path, configuration: &Path, recording: &Path, lines: usize, rate: f64) -> Self {
+    pub(super) fn start(program: &Path, configuration: &Path, recording: &Path, lines: usize, rate: f64) -> Self {
         let log = configuration.with_extension("log");
         let mut kafkalog = Command::new(program)
             .args(["replay", "-r", "-", "--config"])
@@ -40,22 +40,23 @@ impl Feed {
         let recording = fs::read(recording).unwrap();
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
-        let writer = thread::spawn(move || write(&mut input, &recording, lines as f64 / rate, &stopped, &counted));
+        let feed = move || write(&mut input, &recording, lines as f64 / rate, &stopped, &counted);
+        let writer = thread::Builder::new().name("feed".to_owned()).spawn(feed).unwrap();
         Self { kafkalog, writer: Some(writer), stop, rounds, log }
     }
 
     /// What it has said so far.
-    pub fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
     }
 
     /// The file with what it says.
-    pub fn log(&self) -> PathBuf {
+    pub(super) fn log(&self) -> PathBuf {
         self.log.clone()
     }
 
     /// Ends the log, and waits for kafkalog: its status, and how many times it was given the recording.
-    pub fn finish(mut self) -> (ExitStatus, u64) {
+    pub(super) fn finish(mut self) -> (ExitStatus, u64) {
         self.stop.store(true, Ordering::Relaxed);
         self.writer.take().unwrap().join().unwrap();
         let until = Instant::now() + FINISH;
@@ -78,19 +79,22 @@ impl Drop for Feed {
     }
 }
 
-/// The recording, every so many seconds.
+/// The recording, every so many seconds. How late it came at the worst is told: a reader that waits for Kafka would make it late.
 fn write(input: &mut ChildStdin, recording: &[u8], every: f64, stop: &AtomicBool, rounds: &AtomicU64) {
     let (marker, records) = recording.split_at(MARKER);
     if input.write_all(marker).is_err() {
         return;
     }
     let began = Instant::now();
+    let mut latest = Duration::ZERO;
     for round in 1_u32.. {
         if stop.load(Ordering::Relaxed) || input.write_all(records).is_err() {
-            return;
+            break;
         }
         rounds.store(round.into(), Ordering::Relaxed);
         let next = began + Duration::from_secs_f64(every * f64::from(round));
+        latest = latest.max(Instant::now().saturating_duration_since(next));
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
+    let _ = writeln!(std::io::stderr(), "fed for {:.0?}, at the worst {latest:.1?} late", began.elapsed());
 }

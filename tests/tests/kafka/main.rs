@@ -1,7 +1,10 @@
 //! kafkalog with real Kafka clusters, from 0.8 to 4.x, found through ZooKeeper or by a list. Lines come from a recording, so that no
 //! varnishd is needed and every one of them is known.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
+
 mod feed;
+mod security;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -250,5 +253,24 @@ fn zookeeper_may_be_away() {
     pause(15);
     zookeeper.start_again(&STOP).unwrap();
     pause(2);
+    finish(&world, feed);
+}
+
+#[test]
+fn all_brokers_are_replaced() {
+    // The last release before Kafka's own program to move partitions moved elsewhere.
+    let Some(mut world) = World::build("2.8", 3, &[], "all_brokers_are_replaced") else { return };
+    let configuration = world.configure(&world.by_zookeeper());
+    let feed = feed(&configuration);
+    pause(2);
+    for id in 4..=6 {
+        world.cluster.add_broker(id).unwrap();
+    }
+    world.cluster.await_brokers(6, &STOP).unwrap();
+    world.cluster.move_topic(TOPIC, PARTITIONS, &[4, 5, 6], &STOP).unwrap();
+    for id in 1..=3 {
+        world.cluster.stop_broker(id).unwrap();
+    }
+    pause(if is_long() { 60 } else { 5 });
     finish(&world, feed);
 }

@@ -1,0 +1,92 @@
+//! TLS with certificates of both sides, and SASL.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::{RECORDING, World, kafkalog, lines, text};
+
+const USER: &str = "edge";
+const PASSWORD: &str = "not-to-be-shown-7391";
+
+/// A certificate authority, and a key with a certificate of it for each side, as PEM.
+fn make_certificates(directory: &Path) {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {}", text(&output.stderr));
+    };
+    openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout authority.key -out authority.pem");
+    for (side, extension) in [("server", "subjectAltName=IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")] {
+        openssl(&format!("req -newkey rsa:2048 -nodes -subj /CN={side} -keyout {side}.key -out {side}.csr"));
+        fs::write(directory.join("extension"), extension).unwrap();
+        openssl(&format!(
+            "x509 -req -days 2 -in {side}.csr -CA authority.pem -CAkey authority.key -CAcreateserial \
+                 -extfile extension -out {side}.crt"
+        ));
+    }
+    // Kafka wants both in a file.
+    let of = |name: &str| fs::read(directory.join(name)).unwrap();
+    fs::write(directory.join("server.pem"), [of("server.key"), of("server.crt")].concat()).unwrap();
+    fs::write(directory.join("password"), format!("{PASSWORD}\n")).unwrap();
+}
+
+#[test]
+fn tls_and_sasl_are_spoken_and_insisted_on() {
+    let directory = tempfile::tempdir().unwrap();
+    make_certificates(directory.path());
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (keys, authority) = (at("server.pem"), at("authority.pem"));
+    let plain = format!("org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";");
+    let properties = [
+        ("listeners", "PLAINTEXT://LISTENER,SASL_SSL://SECOND"),
+        ("inter.broker.listener.name", "PLAINTEXT"),
+        ("sasl.enabled.mechanisms", "SCRAM-SHA-512,PLAIN"),
+        ("ssl.keystore.type", "PEM"),
+        ("ssl.keystore.location", &keys),
+        ("ssl.truststore.type", "PEM"),
+        ("ssl.truststore.location", &authority),
+        ("ssl.client.auth", "required"),
+        (
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config",
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        ),
+        ("listener.name.sasl_ssl.plain.sasl.jaas.config", &plain),
+    ];
+    let Some(world) = World::build("3.9", 1, &properties, "tls_and_sasl_are_spoken_and_insisted_on") else { return };
+    let credentials = format!("SCRAM-SHA-512=[password={PASSWORD}]");
+    let user = ["--alter", "--add-config", &credentials, "--entity-type", "users", "--entity-name", USER];
+    world.cluster.run("kafka.admin.ConfigCommand", &user).unwrap();
+
+    let configure = |mechanism: &str, authority: &str, password: &str| {
+        world.configure(&format!(
+            "{}\n[kafka.properties]\n\"security.protocol\" = \"sasl_ssl\"\n\"sasl.mechanism\" = \"{mechanism}\"\n\
+             \"sasl.username\" = \"{USER}\"\n\"sasl.password\" = {password}\n\"ssl.ca.location\" = \"{authority}\"\n\
+             \"ssl.certificate.location\" = \"{}\"\n\"ssl.key.location\" = \"{}\"\n",
+            world.by_zookeeper(),
+            at("client.crt"),
+            at("client.key"),
+        ))
+    };
+    let from_file = format!("{{ file = \"{}\" }}", at("password"));
+    for mechanism in ["SCRAM-SHA-512", "PLAIN"] {
+        let configuration = configure(mechanism, &authority, &from_file);
+        let check = kafkalog("check", &configuration, &[]);
+        assert!(check.status.success(), "{mechanism}: {}{}", text(&check.stdout), text(&check.stderr));
+        assert!(!text(&check.stdout).contains(&world.cluster.bootstrap()), "it is the other listener that is taken");
+        let replay = kafkalog("replay", &configuration, &["-r", &RECORDING.display().to_string()]);
+        assert!(replay.status.success(), "{mechanism}: {}", text(&replay.stderr));
+        assert!(!text(&[replay.stdout, replay.stderr].concat()).contains(PASSWORD));
+    }
+    assert_eq!(world.messages(2 * lines(&world.configure(&world.by_list()))).len() % 2, 0);
+
+    for (mechanism, authority, password, why) in [
+        ("SCRAM-SHA-512", authority.as_str(), "\"wrong-4711\"", "uthentication"),
+        ("PLAIN", authority.as_str(), "\"wrong-4711\"", "uthentication"),
+        ("PLAIN", "/etc/ssl/certs/ca-certificates.crt", from_file.as_str(), "certificate"),
+    ] {
+        let check = kafkalog("check", &configure(mechanism, authority, password), &[]);
+        let said = text(&[check.stdout, check.stderr].concat());
+        assert!(!check.status.success() && said.contains("✗ Kafka: ") && said.contains(why), "{mechanism}: {said}");
+        assert!(!said.contains(PASSWORD) && !said.contains("wrong-4711"), "{said}");
+    }
+}
