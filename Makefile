@@ -45,8 +45,10 @@ demo: release ## Run the whole pipeline on this machine and count what arrives (
 	@target/release/demo --requests $(REQUESTS)
 
 test: build ## Run every test, those with a real varnishd included
+	@rm -f target/servers/skipped
 	$(CARGO) test --workspace
 	$(MAKE) loom
+	@if [ -s target/servers/skipped ]; then echo "SKIPPED:"; cat target/servers/skipped; fi
 
 loom: setup ## Try every interleaving of the ring's two threads
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p kafkalog --no-default-features --lib ring

@@ -76,6 +76,8 @@ pub(super) enum Event {
 impl Client {
     /// Starts librdkafka with these properties, for these topics.
     pub(super) fn start(properties: &BTreeMap<String, String>, topics: &[String]) -> Result<Self, ProducerError> {
+        // The process's end must not pull OpenSSL from under the threads that send the last lines then.
+        openssl_sys::init();
         let conf = Conf::new(properties)?;
         let signs = Box::<Signs>::default();
         // SAFETY: the configuration is valid, and what it points to lives until librdkafka's threads are gone.

@@ -1,10 +1,16 @@
 //! TLS with certificates of both sides, and SASL.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use super::{RECORDING, World, kafkalog, lines, text};
+use kafkalog_tests::programs::Programs;
+use kafkalog_tests::varnishd::Varnishd;
+
+use super::{RECORDING, STOP, World, kafkalog, lines, text};
 
 const USER: &str = "edge";
 const PASSWORD: &str = "not-to-be-shown-7391";
@@ -78,6 +84,27 @@ fn tls_and_sasl_are_spoken_and_insisted_on() {
         assert!(!text(&[replay.stdout, replay.stderr].concat()).contains(PASSWORD));
     }
     assert_eq!(world.messages(2 * lines(&world.configure(&world.by_list()))).len() % 2, 0);
+
+    let programs = Programs::build().unwrap();
+    let configuration = configure("SCRAM-SHA-512", &authority, &from_file);
+    let vcl = format!(
+        "vcl 4.1; import kafkalog; backend none none;\nsub vcl_init {{ kafkalog.start(\"{}\"); }}\n\
+         sub vcl_recv {{ return (synth(200)); }}\n",
+        configuration.display()
+    );
+    let work = world.work.path();
+    let mut varnishd = Varnishd::start(&programs, &vcl, work, work, &STOP).unwrap();
+    let before = world.messages(0).len();
+    let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(500);
+    let mut stream = TcpStream::connect(varnishd.address()).unwrap();
+    stream.write_all(requests.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    // The last lines are sent while the child is about to end.
+    varnishd.stop(Duration::from_secs(30)).unwrap();
+    assert_eq!(world.messages(before + 500).len(), before + 500);
+    let said = fs::read_to_string(work.join("varnishd.log")).unwrap();
+    assert!(!said.contains("died") && !said.contains("Panic") && !said.contains(PASSWORD), "{said}");
 
     for (mechanism, authority, password, why) in [
         ("SCRAM-SHA-512", authority.as_str(), "\"wrong-4711\"", "uthentication"),
