@@ -274,3 +274,52 @@ fn all_brokers_are_replaced() {
     pause(if is_long() { 60 } else { 5 });
     finish(&world, feed);
 }
+
+#[test]
+fn what_fails_is_counted() {
+    let Some(world) = World::build("2.8", 1, &[], "what_fails_is_counted") else { return };
+    let replay = |configuration: &Path| {
+        let output = kafkalog("replay", configuration, &["-r", &RECORDING.display().to_string()]);
+        (output.status.success(), text(&output.stderr))
+    };
+    let to = |topic: &str, more: &str| {
+        let configuration = world.configure(&format!("{}\n{more}", world.by_list()));
+        let text = fs::read_to_string(&configuration).unwrap().replace(TOPIC, topic);
+        fs::write(&configuration, text).unwrap();
+        configuration
+    };
+    let all = lines(&world.configure(&world.by_list()));
+
+    world.cluster.create_topic("small", 1, 1, &[("max.message.bytes", "2000")], &STOP).unwrap();
+    // Each message by itself, since the limit is that of a batch.
+    let (done, said) = replay(&to("small", "properties = { \"batch.num.messages\" = 1 }"));
+    assert!(!done && said.contains("lines are lost: raise message.max.bytes") && said.contains("too_large="), "{said}");
+    let lost: usize = said.split("too_large=").nth(1).and_then(|rest| rest.split('"').next()?.parse().ok()).unwrap();
+    assert!(lost > 0 && lost < all, "{lost} of {all}");
+    assert!(said.contains(&format!("\"acknowledged\":{},\"lost\":{lost},", all - lost)), "{said}");
+
+    let missing = to("missing", "properties = { \"topic.metadata.propagation.max.ms\" = 2000 }");
+    let check = kafkalog("check", &missing, &[]);
+    assert!(!check.status.success() && text(&check.stdout).contains("✗ topic missing: UnknownTopic"), "{check:?}");
+    let (done, said) = replay(&missing);
+    assert!(!done && said.contains(&format!("\"lost\":{all},\"causes\":\"unknown_topic={all}\"")), "{said}");
+
+    // A third of what there is, a second.
+    let quota = [
+        "--alter",
+        "--add-config",
+        "producer_byte_rate=200000",
+        "--entity-type",
+        "clients",
+        "--entity-name",
+        "kafkalog",
+    ];
+    world.cluster.run("kafka.admin.ConfigCommand", &quota).unwrap();
+    let feed = feed(&world.configure(&world.by_list()));
+    pause(1);
+    let more = ["--alter", "--topic", TOPIC, "--partitions", "6"];
+    world.cluster.run("kafka.admin.TopicCommand", &more).unwrap();
+    pause(2);
+    // Of those that came in between, none is in a new partition.
+    finish(&world, feed);
+}
