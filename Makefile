@@ -68,6 +68,7 @@ bench: release ## Run the benchmarks: the parts, beside varnishncsa, and in a va
 	$(CARGO) bench -p kafkalog-benches
 	@target/release/side-by-side
 	@target/release/live-loggers
+	@target/release/real-kafka
 	@target/release/live
 	@test "$$(nproc)" -lt 2 || target/release/live --spare-core
 

@@ -5,6 +5,7 @@
 //!                                                                       └─▶ kafkalog    ──┘
 //!  live:         traffic ──▶ varnishd, with and without the module ──▶ requests a second, CPU time of each thread
 //!  live-loggers: traffic ──▶ varnishd ──▶ varnishncsa or kafkalog ncsa ──▶ lines lost, overruns, CPU time
+//!  real-kafka:   recording ──▶ kafkalog replay ──▶ a broker of Apache Kafka ──▶ CPU time of each thread
 //! ```
 //!
 //! Everything that is started ends with the program, also when it fails.
