@@ -41,10 +41,19 @@ const OWNED: &[(&str, &str)] = &[
 /// Where librdkafka is told whom to ask for the cluster; see [`Brokers`](super::brokers::Brokers).
 pub(super) const BOOTSTRAP: &str = "bootstrap.servers";
 
+/// A listener that is named after its protocol tells which one is spoken there.
+const PROTOCOLS: &[&str] = &["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
+
 /// All properties but [`BOOTSTRAP`]: defaults, then the configuration's, then what is fixed.
 pub(super) fn complete(kafka: &Kafka) -> Result<BTreeMap<String, String>, ProducerError> {
     let own = |text: &str| text.to_owned();
     let mut properties: BTreeMap<_, _> = DEFAULTS.iter().map(|(name, value)| (own(name), own(value))).collect();
+    if let Some(listener) = &kafka.listener {
+        let protocol = listener.get_ref().to_ascii_lowercase();
+        if PROTOCOLS.contains(&protocol.as_str()) {
+            properties.insert(own("security.protocol"), protocol);
+        }
+    }
     for (name, value) in &kafka.properties {
         let name = name.get_ref();
         let refused = |reason: &str| Err(ProducerError::Property { name: name.clone(), reason: own(reason) });
@@ -77,6 +86,19 @@ mod tests {
     fn complete_with(name: &str, value: &str) -> Result<BTreeMap<String, String>, ProducerError> {
         let properties = [(Spanned::new(0..0, name.to_owned()), value.into())].into();
         complete(&Kafka::listed(vec!["a:1".to_owned()], properties))
+    }
+
+    #[test]
+    fn a_listener_may_tell_the_protocol() {
+        let with = |listener: &str, properties| {
+            let mut kafka = Kafka::listed(Vec::new(), properties);
+            kafka.listener = Some(Spanned::new(0..0, listener.to_owned()));
+            complete(&kafka).unwrap().get("security.protocol").cloned()
+        };
+        assert_eq!(with("SSL", BTreeMap::new()).as_deref(), Some("ssl"));
+        assert_eq!(with("INSIDE", BTreeMap::new()), None);
+        let given = [(Spanned::new(0..0, "security.protocol".to_owned()), "sasl_ssl".into())].into();
+        assert_eq!(with("SSL", given).as_deref(), Some("sasl_ssl"));
     }
 
     #[test]
