@@ -226,6 +226,8 @@ impl Engine {
             control: Arc::clone(&control),
             taken_until,
             pace: Pace::default(),
+            // The other half is for the lines of what is read in one go.
+            patience: budget.min(writer::MEMORY) / 2,
             fault: Fault::from_environment(),
         };
         let stops = [Arc::new(producer::Stop::default()), Arc::new(producer::Stop::default())];
@@ -353,22 +355,28 @@ mod tests {
     struct Slow {
         left: u32,
         run: Run,
+        /// How long a request takes, or that the log waits.
+        pause: Option<Duration>,
     }
 
     impl Slow {
         fn new(left: u32) -> Self {
             let request = [(Tag::BEGIN, 1, &b"req 0 rxreq"[..]), (Tag::REQ_URL, 1, b"/"), (Tag::END, 1, b"")];
-            Self { left, run: Run::of_records(1, request) }
+            Self { left, run: Run::of_records(1, request), pause: Some(Duration::from_millis(1)) }
         }
     }
 
     impl LogSource for Slow {
+        fn waits(&self) -> bool {
+            self.pause.is_none()
+        }
+
         fn read(&mut self) -> Result<Read<'_>, LogError> {
             if self.left == 0 {
                 return Ok(Read::Idle);
             }
             self.left -= 1;
-            thread::sleep(Duration::from_millis(1));
+            self.pause.inspect(|pause| thread::sleep(*pause));
             Ok(Read::Records(self.run.records(Layout::One)))
         }
     }
@@ -388,6 +396,19 @@ mod tests {
         assert!(engine.read_up(Duration::from_secs(60)));
         assert_eq!(engine.counters().streams[0].lines.get(), 100);
         assert!(!engine.finish(Duration::ZERO), "no line can have been acknowledged");
+    }
+
+    #[test]
+    fn a_recording_is_read_no_faster_than_its_lines_are_taken() {
+        let path = "x".repeat(50_000);
+        let request = [(Tag::BEGIN, 1, &b"req 0 rxreq"[..]), (Tag::REQ_URL, 1, path.as_bytes()), (Tag::END, 1, b"")];
+        let engine = start(Slow { left: 100_000, run: Run::of_records(1, request), pause: None });
+        let backlog = || engine.counters().backlog_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(wait(Instant::now() + Duration::from_secs(60), || backlog() > writer::MEMORY / 2));
+        thread::sleep(Duration::from_millis(100));
+        let lines = engine.counters().streams[0].lines.get();
+        assert!(lines < 10_000 && engine.counters().streams[0].lost_total() == 0, "{lines}");
+        engine.finish(Duration::ZERO);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(super) struct Reader<S> {
     /// Transactions that end before this place have been taken by another reader.
     pub(super) taken_until: Option<Position>,
     pub(super) pace: Pace,
+    /// Bytes that may wait for acknowledgements before a log that waits is read on.
+    pub(super) patience: u64,
     pub(super) fault: Fault,
 }
 
@@ -92,6 +95,11 @@ impl<S: LogSource> Reader<S> {
             // Also true behind an overrun that skipped the place.
             if self.taken_until.is_some_and(|until| position.is_none_or(|position| !position.is_before(until))) {
                 self.taken_until = None;
+            }
+            if self.source.waits() && self.counters.backlog_bytes.load(Ordering::Relaxed) > self.patience {
+                self.outbox.flush();
+                thread::sleep(NAP);
+                continue;
             }
             let read_ups = self.control.read_ups_asked();
             match self.source.read() {

@@ -155,6 +155,11 @@ pub trait LogSource: Send {
     /// stays good.
     fn read(&mut self) -> Result<Read<'_>, LogError>;
 
+    /// Whether what is not read stays where it is: a recording. It is read no faster than its lines are taken.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Where the next [`read`](Self::read) begins; `None` for sources that cannot be resumed.
     fn position(&self) -> Option<Position> {
         None
@@ -168,6 +173,10 @@ impl LogSource for Box<dyn LogSource> {
 
     fn read(&mut self) -> Result<Read<'_>, LogError> {
         (**self).read()
+    }
+
+    fn waits(&self) -> bool {
+        (**self).waits()
     }
 
     fn position(&self) -> Option<Position> {

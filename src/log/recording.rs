@@ -174,6 +174,10 @@ fn window(mapping: &Mapping, next: usize) -> &[u32] {
 }
 
 impl LogSource for Recording {
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn read(&mut self) -> Result<Read<'_>, LogError> {
         let is_mapped = self.advance_mapped();
         if is_mapped.map_err(|source| LogError::Io { doing: "reading", path: self.path.clone(), source })? {

@@ -65,9 +65,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let cluster = Cluster::start(release, &release.jars()?, 1, Options::default(), work, &stop)?;
     cluster.create_topic(TOPIC, PARTITIONS, 1, &[], &stop)?;
     let configuration = work.join("kafkalog.toml");
-    // What waits for Kafka is not to be dropped: a recording is read faster than any broker takes it.
     let text = format!(
-        "[kafka]\nbootstrap = [\"{}\"]\n[journal]\nmax_bytes = \"4GiB\"\n\
+        "[kafka]\nbootstrap = [\"{}\"]\n\
          [[stream]]\nname = \"webrequest\"\ntopic = \"{TOPIC}\"\nformat = \"webrequest\"\n",
         cluster.bootstrap()
     );
