@@ -1,15 +1,20 @@
 //! A ZooKeeper.
 
 use std::fs;
-use std::net::TcpStream;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{START, STOP, free_port, java};
+use super::{START, STOP, java, ports};
 use crate::process::Running;
 use crate::wait;
+
+/// For one question to a server.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A server on its own.
 #[derive(Debug)]
@@ -29,9 +34,11 @@ impl ZooKeeper {
     pub fn start(jars: &Path, work: &Path, stop: &AtomicBool) -> anyhow::Result<Self> {
         let work = work.join("zookeeper");
         fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;
-        let mut zookeeper = Self { jars: jars.to_owned(), work, port: free_port()?, running: None };
-        zookeeper.start_again(stop)?;
-        Ok(zookeeper)
+        ports::retried(|| {
+            let mut zookeeper = Self { jars: jars.to_owned(), work: work.clone(), port: ports::free()?, running: None };
+            zookeeper.start_again(stop)?;
+            Ok(zookeeper)
+        })
     }
 
     /// `127.0.0.1:port`
@@ -58,7 +65,7 @@ impl ZooKeeper {
         let mut running = Running::start("zookeeper", command.arg(&file), &self.work)?;
         wait::until("ZooKeeper to answer", START, stop, || {
             running.check()?;
-            Ok(TcpStream::connect(("127.0.0.1", self.port)).is_ok().then_some(()))
+            Ok(serves(self.port).then_some(()))
         })?;
         self.running = Some(running);
         Ok(())
@@ -81,4 +88,27 @@ impl ZooKeeper {
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.running.take().context("ZooKeeper does not run")?.stop(STOP).map(drop)
     }
+}
+
+impl Drop for ZooKeeper {
+    /// Its data go away with it: nothing is gained by waiting for a good end.
+    fn drop(&mut self) {
+        if let Some(running) = &mut self.running {
+            // It may have ended before.
+            let _ = running.kill();
+        }
+    }
+}
+
+/// Whether a server on this port has clients served. One that listens may still be reading its data.
+fn serves(port: u16) -> bool {
+    let ask = || {
+        let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        server.set_read_timeout(Some(ANSWER))?;
+        server.write_all(b"srvr")?;
+        let mut answer = String::new();
+        server.read_to_string(&mut answer)?;
+        io::Result::Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains("\nMode: "))
 }
