@@ -144,3 +144,17 @@ fn a_port_that_is_taken_is_told_of() {
     assert_eq!(zookeeper.address(), address);
     assert!(fs::read_dir(work.path()).unwrap().count() == 1, "all is in one directory");
 }
+
+#[test]
+fn two_of_three_zookeepers_go_on() {
+    let release = Release::named("3.9");
+    let Some(jars) = servers::had(release, "two_of_three_zookeepers_go_on") else { return };
+    let _one = one_at_a_time();
+    let work = tempfile::tempdir().unwrap();
+    let mut servers = ZooKeeper::ensemble(&jars, 3, work.path(), &STOP).unwrap();
+    servers[0].kill().unwrap();
+    servers[1].stop().unwrap();
+    // It answers only as one of a majority.
+    servers[0].start_again(&STOP).unwrap();
+    servers[1].start_again(&STOP).unwrap();
+}

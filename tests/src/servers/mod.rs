@@ -38,15 +38,17 @@ pub struct Release {
     artifacts: Vec<String>,
 }
 
+static FILE: LazyLock<Value> =
+    LazyLock::new(|| toml::from_str(include_str!("../../servers/releases.toml")).expect("tests/servers/releases.toml"));
+
 static RELEASES: LazyLock<Vec<Release>> = LazyLock::new(|| {
-    let file: Value = toml::from_str(include_str!("../../servers/releases.toml")).expect("tests/servers/releases.toml");
     let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let release = |value: &Value| Release {
         name: text(&value["name"]),
         version: text(&value["version"]),
         artifacts: value["artifacts"].as_array().expect("a list").iter().map(text).collect(),
     };
-    file["release"].as_array().expect("releases").iter().map(release).collect()
+    FILE["release"].as_array().expect("releases").iter().map(release).collect()
 });
 
 impl Release {
@@ -95,7 +97,10 @@ impl Release {
         let variable = format!("KAFKALOG_KAFKA_{}_HOME", self.name.replace('.', "_"));
         match std::env::var_os(&variable) {
             Some(home) => Ok(Path::new(&home).join("libs")),
-            None => maven::fetch(&self.version, &self.artifacts),
+            None => {
+                let plugin = FILE["plugin"].as_str().context("tests/servers/releases.toml names no plugin")?;
+                maven::fetch(plugin, &self.version, &self.artifacts)
+            }
         }
     }
 }
