@@ -17,6 +17,7 @@ pub mod broker;
 pub mod command_line;
 pub mod digits;
 pub mod load;
+pub mod messages;
 pub mod oddities;
 pub mod pipeline;
 pub mod process;

@@ -61,10 +61,19 @@ impl Running {
     ///
     /// When it has ended, with its status and what it wrote last.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        match self.child.try_wait().with_context(|| format!("asking for {}", self.name))? {
+        match self.status()? {
             None => Ok(()),
             Some(status) => bail!("{} ended with {status}:\n{}", self.name, self.last_lines()),
         }
+    }
+
+    /// How the program has ended, if it has.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not tell.
+    pub fn status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| format!("asking for {}", self.name))
     }
 
     /// Sends SIGTERM and waits for the program to end.

@@ -2,19 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kafkalog::message::{Boot, HEADER_BOOT, HEADER_HOST, HEADER_SEQUENCE, HEADER_STREAM};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::ClientConfig;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
-use crate::{addresses, records, wait};
-
-/// For the broker to answer. It is on the same machine.
-const ANSWER: Duration = Duration::from_secs(20);
+use crate::messages::Reader;
+use crate::{addresses, records};
 
 /// What one life of the pipeline numbered of one stream.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,10 +26,7 @@ pub struct Origin {
 /// Reads a topic from its beginning on.
 #[derive(Debug)]
 pub struct Topic {
-    consumer: Consumer,
-    name: String,
-    /// The offset behind the last line that was read, by partition.
-    next: Vec<i64>,
+    reader: Reader,
     /// How often each sequence number was seen, by origin.
     pub sequences: BTreeMap<Origin, BTreeMap<u64, u64>>,
     /// How often each request's number was seen.
@@ -44,15 +37,6 @@ pub struct Topic {
     pub leaks: Vec<String>,
 }
 
-/// librdkafka's client has no `Debug`.
-struct Consumer(BaseConsumer);
-
-impl std::fmt::Debug for Consumer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Consumer")
-    }
-}
-
 impl Topic {
     /// Nothing has been read yet.
     ///
@@ -60,23 +44,10 @@ impl Topic {
     ///
     /// When librdkafka does not start.
     pub fn new(bootstrap: &str, name: &str, partitions: u16) -> anyhow::Result<Self> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            // One is asked for; partitions are assigned, so it has no members.
-            .set("group.id", "tests")
-            .set("enable.auto.commit", "false")
-            .set("fetch.wait.max.ms", "20")
-            .create()
-            .context("starting a consumer")?;
-        let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            list.add_partition_offset(name, partition.into(), Offset::Beginning).context("listing partitions")?;
-        }
-        consumer.assign(&list).context("assigning partitions")?;
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", bootstrap);
         Ok(Self {
-            consumer: Consumer(consumer),
-            name: name.to_owned(),
-            next: vec![0; partitions.into()],
+            reader: Reader::new(client, name, partitions)?,
             sequences: BTreeMap::new(),
             seen: BTreeMap::new(),
             unnumbered: 0,
@@ -90,24 +61,13 @@ impl Topic {
     ///
     /// When Kafka does not answer in time, or a line is not as it must be: a JSON object with headers.
     pub fn read_to_end(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
-        let mut ends = Vec::new();
-        for partition in 0..self.next.len() {
-            let marks = self.consumer.0.fetch_watermarks(&self.name, partition as i32, ANSWER);
-            ends.push(marks.with_context(|| format!("asking for the end of partition {partition}"))?.1);
-        }
-        wait::until("the topic's lines", ANSWER, stop, || {
-            while let Some(message) = self.consumer.0.poll(Duration::ZERO) {
-                let message = message.context("reading the topic")?;
-                let line = Line::of(&message).with_context(|| {
-                    format!("the line at offset {} of partition {}", message.offset(), message.partition())
-                })?;
-                let (partition, next) = (message.partition() as usize, message.offset() + 1);
-                drop(message);
-                self.next[partition] = next;
-                self.take(line);
-            }
-            Ok(self.next.iter().zip(&ends).all(|(next, end)| next >= end).then_some(()))
-        })
+        let mut lines = Vec::new();
+        self.reader.each(stop, |message| {
+            lines.push(Line::of(message)?);
+            Ok(())
+        })?;
+        lines.into_iter().for_each(|line| self.take(line));
+        Ok(())
     }
 
     /// Numbers of requests with more than one line.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpStream;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rdkafka::ClientConfig;
@@ -14,7 +15,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
-use super::{Release, START, STOP, ZooKeeper, free_port, java};
+use super::metadata::Metadata;
+use super::ports::free as free_port;
+use super::{Release, START, STOP, ZooKeeper, java, ports};
 use crate::process::Running;
 use crate::wait;
 
@@ -23,6 +26,9 @@ const CLUSTER: &str = "a2Fma2Fsb2ctdGVzdHMtMQ";
 
 /// For one question to a broker.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// After so long, ZooKeeper forgets a broker that was killed.
+const SESSION: Duration = Duration::from_secs(3);
 
 /// What a cluster is to be like.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +50,8 @@ pub struct Cluster {
     /// The ZooKeeper, for releases that have one.
     pub zookeeper: Option<ZooKeeper>,
     brokers: BTreeMap<u16, Broker>,
+    /// When brokers were killed that were not started again.
+    killed: BTreeMap<u16, Instant>,
 }
 
 #[derive(Debug)]
@@ -52,6 +60,16 @@ struct Broker {
     /// Of its part in the quorum, without a ZooKeeper; else of a second listener.
     second: u16,
     running: Option<Running>,
+}
+
+impl Drop for Broker {
+    /// Its data go away with it: nothing is gained by waiting for a good end.
+    fn drop(&mut self) {
+        if let Some(running) = &mut self.running {
+            // It may have ended before.
+            let _ = running.kill();
+        }
+    }
 }
 
 impl Cluster {
@@ -68,6 +86,26 @@ impl Cluster {
         work: &Path,
         stop: &AtomicBool,
     ) -> anyhow::Result<Self> {
+        ports::retried(|| Self::try_start(release, jars, brokers, options.clone(), work, stop))
+    }
+
+    fn try_start(
+        release: &Release,
+        jars: &Path,
+        brokers: u16,
+        options: Options,
+        work: &Path,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Self> {
+        // What an attempt on other ports has left would be in the way.
+        for server in (1..=brokers).map(|id| format!("broker-{id}")).chain(["zookeeper".to_owned()]) {
+            match fs::remove_dir_all(work.join(&server)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {server}"));
+                }
+                _ => (),
+            }
+        }
         let zookeeper = release.has_zookeeper().then(|| ZooKeeper::start(jars, work, stop)).transpose()?;
         let mut cluster = Self {
             release: release.clone(),
@@ -76,6 +114,7 @@ impl Cluster {
             options,
             zookeeper,
             brokers: BTreeMap::new(),
+            killed: BTreeMap::new(),
         };
         for id in 1..=brokers {
             let broker = Broker { port: free_port()?, second: free_port()?, running: None };
@@ -106,7 +145,8 @@ impl Cluster {
         format!("{}{}", zookeeper.address(), self.options.chroot)
     }
 
-    /// Starts a broker that was stopped or killed, with the same data on the same port.
+    /// Starts a broker that was stopped or killed, with the same data on the same port. Where ZooKeeper still takes a killed one
+    /// for alive, and another one would be refused, that is waited for; it must be there meanwhile.
     ///
     /// # Errors
     ///
@@ -123,6 +163,11 @@ impl Cluster {
             if !format.status.success() {
                 bail!("formatting storage: {}", String::from_utf8_lossy(&format.stderr));
             }
+        }
+        if let Some(killed) = self.killed.remove(&id)
+            && self.release.has_zookeeper()
+        {
+            thread::sleep((killed + SESSION).saturating_duration_since(Instant::now()));
         }
         let mut command = java(&self.jars, &work, "kafka.Kafka")?;
         let running = Running::start(&format!("broker-{id}"), command.arg(&file), &work)?;
@@ -146,7 +191,9 @@ impl Cluster {
     ///
     /// When it does not run.
     pub fn kill(&mut self, id: u16) -> anyhow::Result<()> {
-        self.broker(id)?.running.take().with_context(|| format!("broker {id} does not run"))?.kill()
+        self.broker(id)?.running.take().with_context(|| format!("broker {id} does not run"))?.kill()?;
+        self.killed.insert(id, Instant::now());
+        Ok(())
     }
 
     /// Ends a broker with SIGTERM: it gives its partitions to others first.
@@ -158,36 +205,26 @@ impl Cluster {
         self.broker(id)?.running.take().with_context(|| format!("broker {id} does not run"))?.stop(STOP).map(drop)
     }
 
-    /// Waits until the brokers that run know of so many.
+    /// Waits until each of the brokers that run knows of so many.
     ///
     /// # Errors
     ///
     /// When one has ended, or that takes too long.
     pub fn await_brokers(&mut self, count: usize, stop: &AtomicBool) -> anyhow::Result<()> {
-        // A consumer would make old brokers create the topic of offsets.
-        let client: BaseProducer = self.client().create().context("starting a client")?;
-        let mut last = String::new();
+        let is_old = !self.release.tells_versions();
+        let mut known = BTreeMap::new();
         let found = wait::until("Kafka's brokers", START, stop, || {
-            for broker in self.brokers.values_mut() {
-                broker.running.as_mut().map_or(Ok(()), Running::check)?;
+            for (id, broker) in &mut self.brokers {
+                let Some(running) = &mut broker.running else { continue };
+                running.check()?;
+                known.insert(*id, Metadata::ask(broker.port));
             }
-            if !self.release.tells_versions() {
-                // librdkafka cannot read so small an answer as that of an old broker without a topic.
-                let answers = |broker: &Broker| TcpStream::connect(("127.0.0.1", broker.port)).is_ok();
-                return Ok(self.brokers.values().all(answers).then_some(()));
-            }
-            let known = match client.client().fetch_metadata(None, ANSWER) {
-                Ok(metadata) => metadata.brokers().len(),
-                Err(error) => {
-                    last = error.to_string();
-                    0
-                }
-            };
-            Ok((known == count).then_some(()))
+            let is_right = |known: &Metadata| known.brokers.len() == count || (is_old && known.is_empty());
+            Ok(known.values().all(|known| known.as_ref().is_ok_and(is_right)).then_some(()))
         });
         found.with_context(|| {
             let running = self.brokers.values().filter_map(|broker| broker.running.as_ref()?.output().ok());
-            format!("{last}\n{}", running.collect::<String>())
+            format!("what brokers know: {known:?}\n{}", running.collect::<String>())
         })
     }
 
@@ -202,7 +239,7 @@ impl Cluster {
         config
     }
 
-    /// Creates a topic, and returns when it is known.
+    /// Creates a topic, and returns when every broker that runs knows leaders of all its partitions.
     ///
     /// # Errors
     ///
@@ -241,13 +278,15 @@ impl Cluster {
                 Ok(output.status.success().then_some(()))
             })?;
         }
-        // A consumer would make old brokers create the topic of offsets.
-        let client: BaseProducer = self.client().create().context("starting a client")?;
         wait::until("the topic's leaders", START, stop, || {
-            let Ok(metadata) = client.client().fetch_metadata(Some(name), ANSWER) else { return Ok(None) };
-            let Some(topic) = metadata.topics().first() else { return Ok(None) };
-            let led = topic.partitions().iter().filter(|partition| partition.leader() > 0).count();
-            Ok((led == usize::from(partitions)).then_some(()))
+            let led = |broker: &Broker| {
+                let metadata = Metadata::ask(broker.port).unwrap_or_default();
+                let leaders =
+                    metadata.leaders.get(name).map_or(0, |leaders| leaders.values().filter(|id| **id > 0).count());
+                leaders == usize::from(partitions)
+            };
+            let mut running = self.brokers.values().filter(|broker| broker.running.is_some());
+            Ok(running.all(led).then_some(()))
         })
     }
 
@@ -329,8 +368,7 @@ impl Cluster {
         if self.release.has_zookeeper() {
             set("broker.id", id.to_string());
             set("zookeeper.connect", self.connect_string());
-            // A broker that was killed may come back before ZooKeeper has forgotten it.
-            set("zookeeper.session.timeout.ms", "3000".to_owned());
+            set("zookeeper.session.timeout.ms", SESSION.as_millis().to_string());
         } else {
             let quorum: Vec<_> =
                 self.brokers.iter().map(|(id, one)| format!("{id}@127.0.0.1:{}", one.second)).collect();

@@ -2,9 +2,17 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+
+use crate::process::Running;
+use crate::wait;
+
+/// For Maven to fetch a release, some 50 MB.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Where everything is kept: beside what cargo builds, which git ignores.
 pub(super) fn directory() -> anyhow::Result<PathBuf> {
@@ -14,7 +22,7 @@ pub(super) fn directory() -> anyhow::Result<PathBuf> {
 }
 
 /// The directory with these artifacts and all that they need.
-pub(super) fn fetch(version: &str, artifacts: &[String]) -> anyhow::Result<PathBuf> {
+pub(super) fn fetch(plugin: &str, version: &str, artifacts: &[String]) -> anyhow::Result<PathBuf> {
     let servers = directory()?;
     let jars = servers.join(format!("kafka-{version}"));
     let list = artifacts.join("\n");
@@ -32,17 +40,18 @@ pub(super) fn fetch(version: &str, artifacts: &[String]) -> anyhow::Result<PathB
     let pom = work.path().join("pom.xml");
     fs::write(&pom, project(artifacts)?).with_context(|| format!("writing {}", pom.display()))?;
     let new = work.path().join("jars");
-    let output = Command::new("mvn")
-        .args(["-q", "-B", "-Dmaven.wagon.http.readTimeout=60000", "-DincludeScope=runtime"])
+    let mut command = Command::new("mvn");
+    command
+        .args(["--quiet", "--batch-mode", "-Daether.connector.connectTimeout=10000"])
+        .args(["-Daether.connector.requestTimeout=60000", "-DincludeScope=runtime"])
         .arg("-f")
         .arg(&pom)
-        .arg("dependency:copy-dependencies")
-        .arg(format!("-DoutputDirectory={}", new.display()))
-        .stdin(Stdio::null())
-        .output()
-        .context("there is no Maven: `make setup` installs it")?;
-    if !output.status.success() {
-        bail!("Maven: {}\n{}", output.status, String::from_utf8_lossy(&output.stdout));
+        .arg(format!("{plugin}:copy-dependencies"))
+        .arg(format!("-DoutputDirectory={}", new.display()));
+    let mut maven = Running::start("maven", &mut command, work.path()).context("`make setup` installs Maven")?;
+    match wait::until("Maven", LIMIT, &AtomicBool::new(false), || maven.status())? {
+        status if status.success() => (),
+        status => bail!("Maven: {status}\n{}", maven.output()?),
     }
     fs::write(new.join("artifacts"), &list).context("noting what was fetched")?;
     if jars.exists() {

@@ -6,6 +6,8 @@
 
 mod kafka;
 mod maven;
+mod metadata;
+mod ports;
 mod zookeeper;
 
 pub use kafka::{Cluster, Options};
@@ -13,7 +15,6 @@ pub use zookeeper::ZooKeeper;
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -37,15 +38,17 @@ pub struct Release {
     artifacts: Vec<String>,
 }
 
+static FILE: LazyLock<Value> =
+    LazyLock::new(|| toml::from_str(include_str!("../../servers/releases.toml")).expect("tests/servers/releases.toml"));
+
 static RELEASES: LazyLock<Vec<Release>> = LazyLock::new(|| {
-    let file: Value = toml::from_str(include_str!("../../servers/releases.toml")).expect("tests/servers/releases.toml");
     let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let release = |value: &Value| Release {
         name: text(&value["name"]),
         version: text(&value["version"]),
         artifacts: value["artifacts"].as_array().expect("a list").iter().map(text).collect(),
     };
-    file["release"].as_array().expect("releases").iter().map(release).collect()
+    FILE["release"].as_array().expect("releases").iter().map(release).collect()
 });
 
 impl Release {
@@ -89,12 +92,15 @@ impl Release {
     ///
     /// When there is no Java, or they cannot be fetched.
     pub fn jars(&self) -> anyhow::Result<PathBuf> {
-        let java = Command::new("java").arg("-version").output();
+        let java = Command::new(java_program()).arg("-version").output();
         java.context("there is no Java: `make setup` installs it")?;
         let variable = format!("KAFKALOG_KAFKA_{}_HOME", self.name.replace('.', "_"));
         match std::env::var_os(&variable) {
             Some(home) => Ok(Path::new(&home).join("libs")),
-            None => maven::fetch(&self.version, &self.artifacts),
+            None => {
+                let plugin = FILE["plugin"].as_str().context("tests/servers/releases.toml names no plugin")?;
+                maven::fetch(plugin, &self.version, &self.artifacts)
+            }
         }
     }
 }
@@ -120,32 +126,33 @@ pub fn had(release: &Release, scenario: &str) -> Option<PathBuf> {
     None
 }
 
-/// A small Java program of these jars.
+/// A small Java program of these jars. What it logs goes to standard output, what it needs for itself to `work`.
 fn java(jars: &Path, work: &Path, main: &str) -> anyhow::Result<Command> {
-    let log4j = work.join("log4j.properties");
-    let text = "log4j.rootLogger=WARN, out\nlog4j.appender.out=org.apache.log4j.ConsoleAppender\n\
-                log4j.appender.out.layout=org.apache.log4j.PatternLayout\n\
-                log4j.appender.out.layout.ConversionPattern=%d %p %m (%c)%n\n";
-    fs::write(&log4j, text).with_context(|| format!("writing {}", log4j.display()))?;
-    let mut command = Command::new("java");
+    let temporary = work.join("tmp");
+    fs::create_dir_all(&temporary).with_context(|| format!("creating {}", temporary.display()))?;
+    let mut command = Command::new(java_program());
+    // Without UsePerfData nothing is left in /tmp/hsperfdata_USER by a program that is killed.
     command
-        .args([
-            "-Xmx384m",
-            "-Xshare:auto",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-Djava.net.preferIPv4Stack=true",
-        ])
-        .arg(format!("-Dlog4j.configuration=file:{}", log4j.display()))
-        .arg("-cp")
-        .arg(jars.join("*"))
-        .arg(main)
-        .current_dir(work);
+        .args(["-Xmx384m", "-Xshare:auto", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"])
+        .arg("-Djava.net.preferIPv4Stack=true")
+        .arg(format!("-Djava.io.tmpdir={}", temporary.display()));
+    // The second is of log4j 2, which Kafka has from 4.0 on.
+    for (property, name, text) in [
+        ("log4j.configuration", "log4j.properties", include_str!("../../servers/log4j.properties")),
+        ("log4j2.configurationFile", "log4j2.properties", include_str!("../../servers/log4j2.properties")),
+    ] {
+        let file = work.join(name);
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        command.arg(format!("-D{property}=file:{}", file.display()));
+    }
+    command.arg("-cp").arg(jars.join("*")).arg(main).current_dir(work);
     Ok(command)
 }
 
-/// A port of 127.0.0.1 that was free a moment ago.
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    Ok(listener.local_addr().context("asking for the port")?.port())
+/// The Java of `JAVA_HOME`, otherwise the one in the search path.
+fn java_program() -> PathBuf {
+    match std::env::var_os("JAVA_HOME") {
+        Some(home) => Path::new(&home).join("bin/java"),
+        None => PathBuf::from("java"),
+    }
 }

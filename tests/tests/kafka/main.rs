@@ -6,7 +6,6 @@
 mod feed;
 mod security;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -14,14 +13,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kafkalog_tests::messages::{Message, Reader};
 use kafkalog_tests::oddities;
 use kafkalog_tests::programs::Programs;
 use kafkalog_tests::servers::{self, Cluster, Options, Release};
 use kafkalog_tests::topic::Topic;
 use kafkalog_tests::wait;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{Headers as _, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 use feed::Feed;
@@ -44,8 +41,8 @@ const TOPIC: &str = "webrequest_text";
 
 const PARTITIONS: u16 = 4;
 
-/// For messages that were acknowledged to be read.
-const READ: Duration = Duration::from_secs(30);
+/// For kafkalog to say what it is to say.
+const SAY: Duration = Duration::from_secs(30);
 
 /// A cluster with the topic, and a configuration that sends to it.
 struct World {
@@ -87,35 +84,9 @@ impl World {
         format!("bootstrap = [{}]", brokers.join(", "))
     }
 
-    /// All messages of the topic, with whether each has our headers; so many at least are waited for.
-    fn messages(&self, count: usize) -> Vec<(Vec<u8>, bool)> {
-        let consumer: BaseConsumer =
-            self.cluster.client().set("group.id", "tests").set("enable.partition.eof", "true").create().unwrap();
-        let mut list = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            list.add_partition_offset(TOPIC, partition.into(), Offset::Beginning).unwrap();
-        }
-        consumer.assign(&list).unwrap();
-        let mut messages = Vec::new();
-        let mut ends = BTreeMap::new();
-        wait::until("the topic's messages", READ, &STOP, || {
-            while let Some(message) = consumer.poll(Duration::from_millis(50)) {
-                match message {
-                    Ok(message) => {
-                        let headers = message.headers().map_or(0, |headers| headers.count());
-                        messages.push((message.payload().unwrap_or_default().to_vec(), headers >= 4));
-                        ends.remove(&message.partition());
-                    }
-                    Err(rdkafka::error::KafkaError::PartitionEOF(partition)) => {
-                        ends.insert(partition, ());
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Ok((messages.len() >= count && ends.len() == usize::from(PARTITIONS)).then_some(()))
-        })
-        .unwrap_or_else(|error| panic!("{} messages of {count}: {error:#}", messages.len()));
-        messages
+    /// All messages of the topic.
+    fn messages(&self) -> Vec<Message> {
+        Reader::new(self.cluster.client(), TOPIC, PARTITIONS).unwrap().read_to_end(&STOP).unwrap()
     }
 }
 
@@ -170,11 +141,11 @@ fn every_release_takes_every_line() {
         assert!(replay.status.success(), "Kafka {}: {log}", release.name);
         assert_eq!(log.contains("older than 0.11"), !release.has_headers(), "Kafka {}: {log}", release.name);
         let count = lines(&configuration);
-        let messages = world.messages(count);
+        let messages = world.messages();
         assert_eq!(messages.len(), count, "Kafka {}", release.name);
-        for (line, has_headers) in messages {
+        for Message { payload: line, headers, .. } in messages {
             assert!(line.starts_with(b"{\"") && line.ends_with(b"}"), "{}", text(&line));
-            assert_eq!(has_headers, release.has_headers());
+            assert_eq!(headers.contains_key("kl-seq"), release.has_headers());
         }
     }
 }
@@ -244,7 +215,7 @@ fn zookeeper_may_be_away() {
     let zookeeper = world.cluster.zookeeper.as_mut().unwrap();
     zookeeper.kill().unwrap();
     let feed = feed(&configuration);
-    let said = |what: &str| wait::until(what, READ, &STOP, || Ok(feed.said().contains(what).then_some(()))).unwrap();
+    let said = |what: &str| wait::until(what, SAY, &STOP, || Ok(feed.said().contains(what).then_some(()))).unwrap();
     said("no ZooKeeper server answers");
     zookeeper.start_again(&STOP).unwrap();
     said("the topic was found");
