@@ -44,6 +44,8 @@ pub struct Cluster {
     /// The ZooKeeper, for releases that have one.
     pub zookeeper: Option<ZooKeeper>,
     brokers: BTreeMap<u16, Broker>,
+    /// Those of the quorum, where there is no ZooKeeper. Later ones only join.
+    voters: Vec<u16>,
     /// When brokers were killed that were not started again.
     killed: BTreeMap<u16, Instant>,
 }
@@ -108,6 +110,8 @@ impl Cluster {
             options,
             zookeeper,
             brokers: BTreeMap::new(),
+            // Of two, both would have to be there.
+            voters: (1..=if brokers < 3 { 1 } else { brokers }).collect(),
             killed: BTreeMap::new(),
         };
         for id in 1..=brokers {
@@ -320,15 +324,22 @@ impl Cluster {
             set("zookeeper.connect", self.connect_string());
             set("zookeeper.session.timeout.ms", SESSION.as_millis().to_string());
         } else {
-            let quorum: Vec<_> =
-                self.brokers.iter().map(|(id, one)| format!("{id}@127.0.0.1:{}", one.controller)).collect();
+            let quorum: Vec<_> = self
+                .voters
+                .iter()
+                .filter_map(|id| Some(format!("{id}@127.0.0.1:{}", self.brokers.get(id)?.controller)))
+                .collect();
             set("node.id", id.to_string());
-            set("process.roles", "broker,controller".to_owned());
             set("controller.quorum.voters", quorum.join(","));
             set("controller.listener.names", "CONTROLLER".to_owned());
             set("broker.session.timeout.ms", "3000".to_owned());
-            let listeners =
-                format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", broker.port, broker.controller);
+            let mut listeners = format!("PLAINTEXT://127.0.0.1:{}", broker.port);
+            let mut roles = "broker".to_owned();
+            if self.voters.contains(&id) {
+                listeners += &format!(",CONTROLLER://127.0.0.1:{}", broker.controller);
+                roles += ",controller";
+            }
+            set("process.roles", roles);
             set("listeners", listeners);
         }
         for (key, value) in &self.options.properties {
