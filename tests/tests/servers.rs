@@ -104,9 +104,9 @@ fn brokers_come_and_go() {
         let mut cluster = Cluster::start(release, &jars, 2, Options::default(), work.path(), &STOP).unwrap();
         cluster.create_topic("two", PARTITIONS, 2, &[], &STOP).unwrap();
         produce(&cluster, release, "two", 10);
-        cluster.kill(2).unwrap();
         cluster.add_broker(3).unwrap();
-        // For the dead one to be forgotten.
+        cluster.await_brokers(3, &STOP).unwrap();
+        cluster.stop_broker(2).unwrap();
         cluster.await_brokers(2, &STOP).unwrap();
         produce(&cluster, release, "two", 10);
         cluster.create_topic("three", PARTITIONS, 2, &[], &STOP).unwrap();

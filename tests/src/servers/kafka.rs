@@ -155,12 +155,7 @@ impl Cluster {
         let file = work.join("server.properties");
         fs::write(&file, self.properties(id, &work)?).with_context(|| format!("writing {}", file.display()))?;
         if !self.release.has_zookeeper() && !work.join("data").exists() {
-            let mut format = java(&self.jars, &work, "kafka.tools.StorageTool")?;
-            let format =
-                format.args(["format", "-t", CLUSTER, "-c"]).arg(&file).output().context("formatting storage")?;
-            if !format.status.success() {
-                bail!("formatting storage: {}", String::from_utf8_lossy(&format.stderr));
-            }
+            self.format(id, &work, &file)?;
         }
         if let Some(killed) = self.killed.remove(&id)
             && self.release.has_zookeeper()
@@ -203,7 +198,7 @@ impl Cluster {
         self.broker(id)?.running.take().with_context(|| format!("broker {id} does not run"))?.stop(STOP).map(drop)
     }
 
-    /// Waits until each of the brokers that run knows of so many.
+    /// Waits until each of the brokers that run knows of so many; of a release before 0.10, until one does.
     ///
     /// # Errors
     ///
@@ -217,8 +212,12 @@ impl Cluster {
                 running.check()?;
                 known.insert(*id, Metadata::ask(broker.port));
             }
-            let is_right = |known: &Metadata| known.brokers.len() == count || (is_old && known.is_empty());
-            Ok(known.values().all(|known| known.as_ref().is_ok_and(is_right)).then_some(()))
+            let answers: Vec<_> = known.values().flatten().collect();
+            let right = answers.iter().filter(|known| known.brokers.len() == count).count();
+            // Old brokers know nobody before there is a topic, and hear of a new one only when leaders change.
+            let suffices =
+                if is_old { right > 0 || answers.iter().all(|known| known.is_empty()) } else { right == answers.len() };
+            Ok((suffices && answers.len() == known.len()).then_some(()))
         });
         found.with_context(|| {
             let running = self.brokers.values().filter_map(|broker| broker.running.as_ref()?.output().ok());
@@ -286,6 +285,26 @@ impl Cluster {
             let mut running = self.brokers.values().filter(|broker| broker.running.is_some());
             Ok(running.all(led).then_some(()))
         })
+    }
+
+    /// Formats a broker's storage. Java takes a second for that: what it has made once is good for all brokers but for their ids.
+    fn format(&self, id: u16, work: &Path, properties: &Path) -> anyhow::Result<()> {
+        const CHECKPOINT: &str = "bootstrap.checkpoint";
+        let data = work.join("data");
+        let formatted = self.work.join(format!("broker-1/data/{CHECKPOINT}"));
+        if formatted.exists() {
+            let ids = format!("version=1\ncluster.id={CLUSTER}\nnode.id={id}\n");
+            fs::create_dir_all(&data).with_context(|| format!("creating {}", data.display()))?;
+            fs::copy(&formatted, data.join(CHECKPOINT)).with_context(|| format!("copying {}", formatted.display()))?;
+            return fs::write(data.join("meta.properties"), ids).context("writing meta.properties");
+        }
+        let mut format = java(&self.jars, work, "kafka.tools.StorageTool")?;
+        let format = format.args(["format", "-t", CLUSTER, "-c"]).arg(properties).output();
+        let format = format.context("formatting storage")?;
+        if !format.status.success() {
+            bail!("formatting storage: {}", String::from_utf8_lossy(&format.stderr));
+        }
+        Ok(())
     }
 
     fn broker(&mut self, id: u16) -> anyhow::Result<&mut Broker> {
