@@ -93,6 +93,31 @@ fn every_release_gives_back_what_it_took_and_outlives_a_kill() {
     }
 }
 
+/// One that has joined takes the place of another. Of two brokers without ZooKeeper, only the first is of the quorum.
+#[test]
+fn brokers_come_and_go() {
+    for name in ["0.8", "4.1"] {
+        let release = Release::named(name);
+        let Some(jars) = servers::had(release, &format!("brokers_come_and_go ({name})")) else { continue };
+        let _one = one_at_a_time();
+        let work = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start(release, &jars, 2, Options::default(), work.path(), &STOP).unwrap();
+        cluster.create_topic("two", PARTITIONS, 2, &[], &STOP).unwrap();
+        produce(&cluster, release, "two", 10);
+        cluster.add_broker(3).unwrap();
+        cluster.await_brokers(3, &STOP).unwrap();
+        cluster.stop_broker(2).unwrap();
+        cluster.await_brokers(2, &STOP).unwrap();
+        produce(&cluster, release, "two", 10);
+        cluster.create_topic("three", PARTITIONS, 2, &[], &STOP).unwrap();
+        produce(&cluster, release, "three", 10);
+        for (topic, rounds) in [("two", 2), ("three", 1)] {
+            let mut reader = Reader::new(cluster.client(), topic, PARTITIONS).unwrap();
+            assert_there(&reader.read_to_end(&STOP).unwrap(), release, rounds, 10);
+        }
+    }
+}
+
 /// Of the releases with and without ZooKeeper.
 #[test]
 fn two_of_three_brokers_go_on() {

@@ -50,6 +50,8 @@ pub struct Cluster {
     /// The ZooKeeper, for releases that have one.
     pub zookeeper: Option<ZooKeeper>,
     brokers: BTreeMap<u16, Broker>,
+    /// Those of the quorum, where there is no ZooKeeper. Later ones only join.
+    voters: Vec<u16>,
     /// When brokers were killed that were not started again.
     killed: BTreeMap<u16, Instant>,
 }
@@ -114,6 +116,8 @@ impl Cluster {
             options,
             zookeeper,
             brokers: BTreeMap::new(),
+            // Of two, both would have to be there.
+            voters: (1..=if brokers < 3 { 1 } else { brokers }).collect(),
             killed: BTreeMap::new(),
         };
         for id in 1..=brokers {
@@ -157,12 +161,7 @@ impl Cluster {
         let file = work.join("server.properties");
         fs::write(&file, self.properties(id, &work)?).with_context(|| format!("writing {}", file.display()))?;
         if !self.release.has_zookeeper() && !work.join("data").exists() {
-            let mut format = java(&self.jars, &work, "kafka.tools.StorageTool")?;
-            let format =
-                format.args(["format", "-t", CLUSTER, "-c"]).arg(&file).output().context("formatting storage")?;
-            if !format.status.success() {
-                bail!("formatting storage: {}", String::from_utf8_lossy(&format.stderr));
-            }
+            self.format(id, &work, &file)?;
         }
         if let Some(killed) = self.killed.remove(&id)
             && self.release.has_zookeeper()
@@ -205,7 +204,7 @@ impl Cluster {
         self.broker(id)?.running.take().with_context(|| format!("broker {id} does not run"))?.stop(STOP).map(drop)
     }
 
-    /// Waits until each of the brokers that run knows of so many.
+    /// Waits until each of the brokers that run knows of so many; of a release before 0.10, until one does.
     ///
     /// # Errors
     ///
@@ -219,8 +218,12 @@ impl Cluster {
                 running.check()?;
                 known.insert(*id, Metadata::ask(broker.port));
             }
-            let is_right = |known: &Metadata| known.brokers.len() == count || (is_old && known.is_empty());
-            Ok(known.values().all(|known| known.as_ref().is_ok_and(is_right)).then_some(()))
+            let answers: Vec<_> = known.values().flatten().collect();
+            let right = answers.iter().filter(|known| known.brokers.len() == count).count();
+            // Old brokers know nobody before there is a topic, and hear of a new one only when leaders change.
+            let suffices =
+                if is_old { right > 0 || answers.iter().all(|known| known.is_empty()) } else { right == answers.len() };
+            Ok((suffices && answers.len() == known.len()).then_some(()))
         });
         found.with_context(|| {
             let running = self.brokers.values().filter_map(|broker| broker.running.as_ref()?.output().ok());
@@ -334,6 +337,26 @@ impl Cluster {
         Ok(())
     }
 
+    /// Formats a broker's storage. Java takes a second for that: what it has made once is good for all brokers but for their ids.
+    fn format(&self, id: u16, work: &Path, properties: &Path) -> anyhow::Result<()> {
+        const CHECKPOINT: &str = "bootstrap.checkpoint";
+        let data = work.join("data");
+        let formatted = self.work.join(format!("broker-1/data/{CHECKPOINT}"));
+        if formatted.exists() {
+            let ids = format!("version=1\ncluster.id={CLUSTER}\nnode.id={id}\n");
+            fs::create_dir_all(&data).with_context(|| format!("creating {}", data.display()))?;
+            fs::copy(&formatted, data.join(CHECKPOINT)).with_context(|| format!("copying {}", formatted.display()))?;
+            return fs::write(data.join("meta.properties"), ids).context("writing meta.properties");
+        }
+        let mut format = java(&self.jars, work, "kafka.tools.StorageTool")?;
+        let format = format.args(["format", "-t", CLUSTER, "-c"]).arg(properties).output();
+        let format = format.context("formatting storage")?;
+        if !format.status.success() {
+            bail!("formatting storage: {}", String::from_utf8_lossy(&format.stderr));
+        }
+        Ok(())
+    }
+
     fn broker(&mut self, id: u16) -> anyhow::Result<&mut Broker> {
         self.brokers.get_mut(&id).with_context(|| format!("there is no broker {id}"))
     }
@@ -370,14 +393,22 @@ impl Cluster {
             set("zookeeper.connect", self.connect_string());
             set("zookeeper.session.timeout.ms", SESSION.as_millis().to_string());
         } else {
-            let quorum: Vec<_> =
-                self.brokers.iter().map(|(id, one)| format!("{id}@127.0.0.1:{}", one.second)).collect();
+            let quorum: Vec<_> = self
+                .voters
+                .iter()
+                .filter_map(|id| Some(format!("{id}@127.0.0.1:{}", self.brokers.get(id)?.second)))
+                .collect();
             set("node.id", id.to_string());
-            set("process.roles", "broker,controller".to_owned());
             set("controller.quorum.voters", quorum.join(","));
             set("controller.listener.names", "CONTROLLER".to_owned());
             set("broker.session.timeout.ms", "3000".to_owned());
-            let listeners = format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", broker.port, broker.second);
+            let mut listeners = format!("PLAINTEXT://127.0.0.1:{}", broker.port);
+            let mut roles = "broker".to_owned();
+            if self.voters.contains(&id) {
+                listeners += &format!(",CONTROLLER://127.0.0.1:{}", broker.second);
+                roles += ",controller";
+            }
+            set("process.roles", roles);
             set("listeners", listeners);
         }
         for (key, value) in &self.options.properties {

@@ -42,8 +42,9 @@ pub(super) fn fetch(plugin: &str, version: &str, artifacts: &[String]) -> anyhow
     let new = work.path().join("jars");
     let mut command = Command::new("mvn");
     command
-        .args(["--quiet", "--batch-mode", "-Daether.connector.connectTimeout=10000"])
-        .args(["-Daether.connector.requestTimeout=60000", "-DincludeScope=runtime"])
+        .args(["--quiet", "--batch-mode", "-DincludeScope=runtime"])
+        // For a server that does not answer: up to Maven 3.8, and later.
+        .args(["-Dmaven.wagon.rto=60000", "-Daether.connector.requestTimeout=60000"])
         .arg("-f")
         .arg(&pom)
         .arg(format!("{plugin}:copy-dependencies"))

@@ -114,7 +114,8 @@ impl Release {
 pub fn had(release: &Release, scenario: &str) -> Option<PathBuf> {
     let error = match release.jars() {
         Ok(jars) => return Some(jars),
-        Err(error) => format!("Kafka {}: {error:#}", release.name),
+        // Notes are read line by line.
+        Err(error) => format!("Kafka {}: {error:#}", release.name).replace('\n', " "),
     };
     assert!(std::env::var_os("CI").is_none(), "{scenario} cannot run: {error}");
     let note = maven::directory().and_then(|directory| {
