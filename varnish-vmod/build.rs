@@ -102,6 +102,8 @@ fn link(out: &Path) {
         out.join("libshim.a").display().to_string(),
         "-Wl,--no-whole-archive".to_owned(),
         format!("-Wl,--version-script={}", script.display()),
+        // Where the linker's own names for a section begin and end are no matter of the script's.
+        "-Wl,-z,start-stop-visibility=hidden".to_owned(),
     ] {
         println!("cargo::rustc-cdylib-link-arg={argument}");
     }
