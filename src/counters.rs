@@ -3,6 +3,7 @@
 //! They are plain atomics: the reader and the producer thread add, and whoever shows them (`varnishstat`, the log,
 //! the table of `kafkalog replay`) reads.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that only grows.
@@ -94,9 +95,53 @@ impl StreamCounters {
     }
 }
 
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// As it was set last.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The salt that addresses are hashed under, looked at once a second.
+#[derive(Debug, Default)]
+pub struct SaltCounters {
+    /// The current epoch.
+    pub epoch: Gauge,
+    /// The salt's generation; 0 for a salt of this node, or none.
+    pub generation: Gauge,
+    /// 1 while the salt is the one that the cluster's nodes share.
+    pub shared: Gauge,
+    /// Seconds since the epoch began.
+    pub age_seconds: Gauge,
+    /// Seconds until the next one.
+    pub rotation_seconds: Gauge,
+    /// 1 while there is a session with ZooKeeper.
+    pub connected: Gauge,
+    /// Messages in ZooKeeper that were not written with the cluster's key.
+    pub refused: Counter,
+    /// Salts that this node made and the cluster took.
+    pub proposed: Counter,
+    /// Salts that this node got from others.
+    pub received: Counter,
+    /// Times that this node gave a salt to another.
+    pub answered: Counter,
+}
+
 /// What happened since the engine started.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Of the process, where the salts are kept by a thread.
+    pub salt: Arc<SaltCounters>,
     /// By stream, in the order of the configuration.
     pub streams: Vec<StreamCounters>,
     /// Transactions that ended and were offered to the streams.
@@ -120,6 +165,12 @@ impl Counters {
     #[must_use]
     pub fn new(streams: usize) -> Self {
         Self { streams: (0..streams).map(|_| StreamCounters::default()).collect(), ..Self::default() }
+    }
+
+    /// The same, with the process's numbers of the salt.
+    #[must_use]
+    pub fn with_salt(self, salt: Arc<SaltCounters>) -> Self {
+        Self { salt, ..self }
     }
 
     /// Lines of all streams that are neither acknowledged nor lost.

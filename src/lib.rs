@@ -26,7 +26,13 @@ pub mod query;
 pub mod transaction;
 
 #[cfg(feature = "edge")]
+pub mod secret;
+
+#[cfg(feature = "edge")]
 pub mod anonymize;
+
+#[cfg(feature = "edge")]
+pub mod salt;
 
 #[cfg(feature = "edge")]
 pub mod format;

@@ -1,15 +1,17 @@
 //! The pipeline: records in, numbered lines out. Pure computation: it knows nothing of threads, files or Kafka.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Instant;
 
-use crate::anonymize::{AddressHasher, LocalSalt};
-use crate::config::{Config, ConfigError, Source, StreamConfig, StreamSide};
+use crate::anonymize::Anonymizer;
+use crate::config::{Config, ConfigError, IpFunction, Source, StreamConfig, StreamSide};
 use crate::counters::{Counters, LossCause};
 use crate::format::{Context, FormatError, Preset, Program, Settings, Timestamp};
 use crate::log::{Filter, Position, Records, Side};
 use crate::message::SaltId;
 use crate::query::{Query, QueryError, TestTable};
+use crate::salt::{Salts, since_epoch};
 use crate::transaction::{Assembler, CaptureId, CaptureTable, Grouping, Interest, Limits, Set, Transaction};
 
 /// Where lines go.
@@ -65,17 +67,18 @@ struct Lines {
     /// No stream has a query, or asks for larger sets.
     takes_all: bool,
     start: CaptureId,
-    salts: LocalSalt,
+    salts: Arc<Salts>,
+    ip: IpFunction,
     ip6_prefix: u8,
 }
 
 impl Pipeline {
-    /// Compiles the streams of a configuration.
+    /// Compiles the streams of a configuration. Addresses are hashed under these salts.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] with the place in the configuration, down to the character of a format.
-    pub fn compile(config: &Config, source: &Source) -> Result<Self, ConfigError> {
+    pub fn compile(config: &Config, source: &Source, salts: Arc<Salts>) -> Result<Self, ConfigError> {
         let mut table = CaptureTable::default();
         let start = table.intern(crate::format::request_start());
         let settings = Settings { host: &config.host, address_headers: &config.anonymize.headers };
@@ -115,8 +118,6 @@ impl Pipeline {
             transactions: *config.varnish.incomplete_limit.get_ref(),
             timeout: config.varnish.incomplete_timeout.0,
         };
-        let salts = LocalSalt::new(config.anonymize.rotate.get_ref().0, since_epoch())
-            .map_err(|error| source.error(0..0, format!("the system's random source gives no salt: {error}")))?;
         let assembler = Assembler::new(&table, &tests, interest, limits);
         let queries: Option<Vec<Query>> = streams.iter().map(|stream| stream.query.clone()).collect();
         Ok(Self {
@@ -130,6 +131,7 @@ impl Pipeline {
                 takes_all,
                 start,
                 salts,
+                ip: *config.anonymize.ip.get_ref(),
                 ip6_prefix: *config.anonymize.ip6_prefix.get_ref(),
             },
         })
@@ -211,8 +213,9 @@ impl Lines {
     fn transaction(&mut self, transaction: &Transaction<'_>, counters: &Counters, output: &mut impl Output) {
         let start = transaction.value(self.start).and_then(Timestamp::parse);
         let time = start.map_or_else(since_epoch, Timestamp::since_epoch);
-        let hasher = self.salts.of(time).map(|salt| AddressHasher::new(salt, self.ip6_prefix));
-        let salt = hasher.as_ref().map(AddressHasher::salt_id);
+        let salt = self.salts.at(time);
+        let anonymizer = Anonymizer::new(self.ip, salt.salt(), self.ip6_prefix);
+        let salt_id = anonymizer.as_ref().and_then(Anonymizer::salt_id);
         let timestamp = Timestamp::from_epoch(time).milliseconds();
         for (index, stream) in self.streams.iter_mut().enumerate().filter(|(_, stream)| stream.takes(transaction)) {
             stream.seen += 1;
@@ -222,11 +225,11 @@ impl Lines {
             let sequence = stream.next;
             stream.next += 1;
             counters.streams[index].lines.add(1);
-            let Some(line) = output.line(index, sequence, salt) else {
+            let Some(line) = output.line(index, sequence, salt_id) else {
                 counters.streams[index].lose(LossCause::Backlog, 1);
                 continue;
             };
-            let context = Context { transaction, sequence, start, hasher };
+            let context = Context { transaction, sequence, start, anonymizer };
             // A defect in a format must cost one line, not the cache: unwinding ends here, and the number stays used up.
             match catch_unwind(AssertUnwindSafe(|| stream.program.render(&context, line))) {
                 Ok(hashed) => output.commit(index, timestamp, hashed),
@@ -280,16 +283,15 @@ fn compile_format(
     }
 }
 
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::log::{Layout, Run, Tag};
+    use crate::salt::{Clock, Missing};
 
     /// Keeps lines as text.
     #[derive(Debug, Default)]
@@ -313,9 +315,14 @@ mod tests {
         fn roll_back(&mut self, _stream: usize) {}
     }
 
+    fn salts() -> Arc<Salts> {
+        Arc::new(Salts::new(Duration::from_secs(86_400), Clock::Log, Missing::Local))
+    }
+
     fn pipeline(streams: &str) -> Pipeline {
         let source = Source::from_text("k.toml", format!("host = \"cp1\"\n[kafka]\nbootstrap = [\"b:1\"]\n{streams}"));
-        Pipeline::compile(&Config::parse(&source).unwrap(), &source).unwrap_or_else(|error| panic!("{error}"))
+        let config = Config::parse(&source).unwrap();
+        Pipeline::compile(&config, &source, salts()).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn run(pipeline: &mut Pipeline, output: &mut Kept, side: u32, records: &[(Tag, u32, &[u8])]) -> Counters {
@@ -511,7 +518,8 @@ mod tests {
                 "host = \"h\"\n[kafka]\nbootstrap = [\"b:1\"]\n[[stream]]\nname = \"w\"\ntopic = \"t\"\n{stream}\n"
             );
             let source = Source::from_text("k.toml", text);
-            let error = Pipeline::compile(&Config::parse(&source).unwrap(), &source).expect_err(stream).to_string();
+            let error =
+                Pipeline::compile(&Config::parse(&source).unwrap(), &source, salts()).expect_err(stream).to_string();
             assert!(error.starts_with(place) && error.contains(what), "{error}");
         }
     }

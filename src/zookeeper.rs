@@ -1,13 +1,19 @@
 //! ZooKeeper: where it is, and sessions with it.
 
-use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
+use std::{fmt, io};
 
 use serde::Deserialize;
-use zookeeper_client::{Client, Error};
+use tokio::runtime;
+use zookeeper_client::{Acls, Client, CreateMode, Error, OneshotWatcher};
+
+use crate::config::Property;
 
 /// A session that ZooKeeper has not heard of for so long is over.
-const SESSION: Duration = Duration::from_secs(10);
+pub(crate) const SESSION: Duration = Duration::from_secs(10);
 
 /// `host:port,…/chroot`: the servers of an ensemble, and the path that everything is below. Port 2181 may be left out.
 ///
@@ -62,6 +68,66 @@ impl ConnectString {
     /// [`Error`]: no server answers, or one does not want us.
     pub async fn connect(&self) -> Result<Client, Error> {
         Client::connector().with_session_timeout(SESSION).connect(&self.0).await
+    }
+
+    /// As [`connect`](Self::connect), to write: as the user that `digest`, `user:password`, names, and with the path made if it is
+    /// not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]: likewise, or the path cannot be made.
+    pub(crate) async fn connect_to_write(&self, digest: Option<&Property>) -> Result<Client, Error> {
+        let mut connector = Client::connector().with_session_timeout(SESSION);
+        if let Some(digest) = digest {
+            connector = connector.with_auth("digest", digest.as_str().as_bytes());
+        }
+        let (servers, chroot) = self.0.split_at(self.0.find('/').unwrap_or(self.0.len()));
+        let client = connector.connect(servers).await?;
+        if chroot.is_empty() {
+            return Ok(client);
+        }
+        // What is above may be others', too.
+        client.mkdir(chroot, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await?;
+        client.chroot(chroot).map_err(|_| Error::UnexpectedError(format!("{chroot} is no path")))
+    }
+}
+
+/// All of the client's work is done on the thread that calls, while it waits for something; its sockets are watched by one more.
+pub(crate) fn runtime() -> io::Result<runtime::Runtime> {
+    runtime::Builder::new_current_thread().enable_time().build()
+}
+
+/// Watches for changes of what was read.
+#[derive(Default)]
+pub(crate) struct Watches(Vec<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Watches {
+    pub(crate) fn add(&mut self, watch: OneshotWatcher) {
+        self.0.push(Box::pin(async {
+            watch.changed().await;
+        }));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Waits for the first of them; without one, for ever. Given up, it can be waited for again.
+    pub(crate) async fn any(&mut self) {
+        poll_fn(|context| {
+            let is_ready = self.0.iter_mut().any(|event| event.as_mut().poll(context).is_ready());
+            if is_ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// What is wrong, for people.
+pub(crate) fn describe(error: &Error, path: &str) -> String {
+    match error {
+        Error::Timeout | Error::NoHosts => "no ZooKeeper server answers".to_owned(),
+        Error::NoAuth | Error::AuthFailed => format!("ZooKeeper does not allow this client to use {path}"),
+        other => format!("ZooKeeper: {other}"),
     }
 }
 

@@ -1,39 +1,91 @@
 //! Salts: secret, short-lived, held in memory only.
 
 use std::fmt;
-use std::hash::Hasher as _;
-use std::time::Duration;
+use std::io;
 
-use siphasher::sip128::{Hasher128, SipHasher24};
-use zeroize::Zeroizing;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use siphasher::sip128::SipHasher24;
 
 use crate::message::SaltId;
+use crate::secret::Secret;
 
-/// How long an epoch's salt serves requests of that epoch that end late.
-const GRACE: Duration = Duration::from_secs(120);
+/// Bytes of a salt. The first 16 are SipHash's key, all of them HMAC's.
+pub const SALT_BYTES: usize = 32;
+
+/// What a salt's id is a keyed digest of.
+const ID: &[u8] = b"kafkalog salt id";
 
 /// The key that addresses are hashed under, wiped when it is dropped. Nothing prints it.
 pub struct Salt {
     id: SaltId,
-    key: Zeroizing<[u8; 16]>,
+    keys: Secret<Keys>,
+}
+
+/// The salt, and what the functions begin with: the same for every address.
+struct Keys {
+    bytes: [u8; SALT_BYTES],
+    sip: SipHasher24,
+    hmac: Hmac<Sha256>,
+}
+
+impl Keys {
+    fn new(bytes: [u8; SALT_BYTES]) -> Self {
+        let [first, _] = bytes.as_chunks::<16>().0 else { unreachable!("32 bytes are two times 16") };
+        Self { bytes, sip: SipHasher24::new_with_key(first), hmac: hmac_sha256(&bytes) }
+    }
+}
+
+/// HMAC-SHA-256 with a key of 32 bytes, before any input: RFC 2104 fills the key up with zeros to a block.
+pub(crate) fn hmac_sha256(key: &[u8; 32]) -> Hmac<Sha256> {
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    Hmac::new(&block.into())
 }
 
 impl Salt {
-    /// A salt from the operating system's random source, for this node alone.
+    /// A salt from the operating system's random source: shared, if it has a generation, else for this node alone.
     ///
     /// # Errors
     ///
-    /// When that source fails, which Linux rules out once the system has booted.
-    pub fn generate(epoch: u64) -> Result<Self, getrandom::Error> {
-        let mut key = Zeroizing::new([0; 16]);
-        getrandom::fill(&mut *key)?;
-        Ok(Self { id: local_id(epoch, &key), key })
+    /// When that source fails, which Linux rules out once the system has booted, or there is no memory.
+    pub fn generate(epoch: u64, generation: Option<u32>) -> io::Result<Self> {
+        let mut failure = None;
+        let keys = Secret::new(|| {
+            let mut bytes = [0; SALT_BYTES];
+            failure = getrandom::fill(&mut bytes).err();
+            Keys::new(bytes)
+        })?;
+        match failure {
+            None => Ok(Self::of(epoch, generation, keys)),
+            Some(error) => Err(error.into()),
+        }
     }
 
-    /// A known salt, for tests and fuzzing.
+    /// A salt that was given away by another node; `None` if it is not the one that the id names.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory.
+    pub(crate) fn received(id: SaltId, bytes: &[u8; SALT_BYTES]) -> io::Result<Option<Self>> {
+        let keys = Secret::new(|| Keys::new(*bytes))?;
+        let salt = Self::of(id.epoch, id.generation, keys);
+        Ok(Some(salt).filter(|salt| salt.id == id))
+    }
+
+    fn of(epoch: u64, generation: Option<u32>, keys: Secret<Keys>) -> Self {
+        let mut hmac = keys.expose().hmac.clone();
+        hmac.update(ID);
+        let [a, b, c, d, ..]: [u8; 32] = hmac.finalize().into_bytes().into();
+        // Four bytes: they fit one salt in 2³², so they tell salts apart and give none away.
+        Self { id: SaltId { epoch, generation, digest: u32::from_be_bytes([a, b, c, d]) }, keys }
+    }
+
+    /// A known salt of this node, for tests and fuzzing.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn from_key(epoch: u64, key: [u8; 16]) -> Self {
-        Self { id: local_id(epoch, &key), key: Zeroizing::new(key) }
+    #[allow(clippy::unwrap_used, reason = "only in tests")]
+    pub(crate) fn from_bytes(epoch: u64, bytes: [u8; SALT_BYTES]) -> Self {
+        Self::of(epoch, None, Secret::new(|| Keys::new(bytes)).unwrap())
     }
 
     /// Names the salt without telling anything of it.
@@ -42,8 +94,17 @@ impl Salt {
         self.id
     }
 
-    pub(super) fn key(&self) -> &[u8; 16] {
-        &self.key
+    /// The secret itself, to be sealed for another node.
+    pub(crate) fn bytes(&self) -> &[u8; SALT_BYTES] {
+        &self.keys.expose().bytes
+    }
+
+    pub(super) fn sip(&self) -> &SipHasher24 {
+        &self.keys.expose().sip
+    }
+
+    pub(super) fn hmac(&self) -> &Hmac<Sha256> {
+        &self.keys.expose().hmac
     }
 }
 
@@ -53,90 +114,23 @@ impl fmt::Debug for Salt {
     }
 }
 
-/// Four bytes of a keyed hash of a label: they fit one key in 2³², so they tell keys apart and do not give one away.
-fn local_id(epoch: u64, key: &[u8; 16]) -> SaltId {
-    let mut hasher = SipHasher24::new_with_key(key);
-    hasher.write(b"kafkalog salt id");
-    SaltId { epoch, generation: None, digest: (hasher.finish128().h1 >> 32) as u32 }
-}
-
-/// Local salts, a new one each epoch.
-///
-/// The epoch of a request is that of its start, so that a recording is hashed as it would have been live, and a rotation
-/// is a comparison per request. Late requests of the epoch before keep its salt for two minutes.
-#[derive(Debug)]
-pub struct LocalSalt {
-    period: Duration,
-    current: Salt,
-    previous: Option<Salt>,
-}
-
-impl LocalSalt {
-    /// Salts that last for `period`, beginning with the epoch of `now` (time since 1970).
-    ///
-    /// # Errors
-    ///
-    /// See [`Salt::generate`].
-    pub fn new(period: Duration, now: Duration) -> Result<Self, getrandom::Error> {
-        Ok(Self { period, current: Salt::generate(epoch(period, now))?, previous: None })
-    }
-
-    /// The salt for a request that started at `start`, or `None` while the random source fails: then no address is
-    /// passed on.
-    pub fn of(&mut self, start: Duration) -> Option<&Salt> {
-        let epoch = epoch(self.period, start);
-        if epoch == self.current.id.epoch {
-            let began = Duration::from_secs(epoch.saturating_mul(self.period.as_secs()));
-            let late = start.saturating_sub(began);
-            if self.previous.is_some() && late > GRACE {
-                self.previous = None;
-            }
-            return Some(&self.current);
-        }
-        if epoch < self.current.id.epoch {
-            return match &self.previous {
-                Some(previous) if previous.id.epoch == epoch => self.previous.as_ref(),
-                _ => Some(&self.current),
-            };
-        }
-        let next = Salt::generate(epoch).ok()?;
-        self.previous = Some(std::mem::replace(&mut self.current, next));
-        Some(&self.current)
-    }
-}
-
-fn epoch(period: Duration, time: Duration) -> u64 {
-    time.as_secs() / period.as_secs().max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn at(hours: u64, seconds: u64) -> Duration {
-        Duration::from_secs(hours * 3600 + seconds)
-    }
-
     #[test]
-    fn a_salt_lasts_for_its_epoch_and_late_requests_keep_it() {
-        let mut salts = LocalSalt::new(HOUR, at(500_000, 10)).unwrap();
-        let first = salts.of(at(500_000, 10)).unwrap().id();
-        assert_eq!((first.epoch, first.generation), (500_000, None));
-        assert_eq!(salts.of(at(500_000, 3599)).unwrap().id(), first);
-        let second = salts.of(at(500_001, 0)).unwrap().id();
-        assert_ne!(first.digest, second.digest);
-        assert_eq!(salts.of(at(500_000, 3599)).unwrap().id(), first, "a late one");
-        assert_eq!(salts.of(at(500_001, 121)).unwrap().id(), second);
-        assert!(salts.previous.is_none(), "wiped after the grace");
-        assert_eq!(salts.of(at(500_000, 3599)).unwrap().id(), second, "too late");
-        assert_eq!(salts.of(at(500_009, 0)).unwrap().id().epoch, 500_009);
+    fn a_salt_is_known_by_its_id() {
+        let salt = Salt::generate(7, Some(2)).unwrap();
+        assert_eq!((salt.id().epoch, salt.id().generation), (7, Some(2)));
+        let again = Salt::received(salt.id(), salt.bytes()).unwrap().expect("it is that one");
+        assert_eq!(again.id(), salt.id());
+        assert!(Salt::received(salt.id(), &[1; SALT_BYTES]).unwrap().is_none());
+        assert_ne!(Salt::generate(7, Some(2)).unwrap().id().digest, salt.id().digest);
     }
 
     #[test]
     fn nothing_prints_the_key() {
-        let salt = Salt::from_key(1, [0xab; 16]);
+        let salt = Salt::from_bytes(1, [0xab; SALT_BYTES]);
         let shown = format!("{salt:?}");
         assert!(!shown.contains("171") && !shown.contains("abab"), "{shown}");
     }

@@ -62,7 +62,7 @@ fn to_stdout(setup: &Setup, mut recording: Recording, stream: &str) -> anyhow::R
         let known: Vec<_> = streams.iter().map(|known| known.name.get_ref().as_str()).collect();
         anyhow!("--stdout {stream}: there is no such stream, expected one of: {}", known.join(", "))
     })?;
-    let mut pipeline = setup.pipeline()?;
+    let mut pipeline = setup.pipeline(setup.salts_of_log())?;
     let counters = Counters::new(streams.len());
     let mut output =
         Text { out: BufWriter::with_capacity(256 << 10, io::stdout().lock()), stream, line: Vec::new(), error: None };

@@ -11,6 +11,9 @@ use super::{ByteSize, ConfigError, Period, Property, Source};
 use crate::transaction::Grouping;
 use crate::zookeeper::ConnectString;
 
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,9 +81,19 @@ pub struct Kafka {
 #[serde(deny_unknown_fields, default)]
 pub struct Anonymize {
     /// What an address becomes.
-    pub ip: IpFunction,
-    /// Where the salt comes from.
-    pub salt: SaltSource,
+    pub ip: Spanned<IpFunction>,
+    /// That addresses may be shown as they are.
+    pub allow_raw_ip: bool,
+    /// Where the salt comes from; by default, from ZooKeeper if there is one.
+    pub salt: Option<Spanned<SaltSource>>,
+    /// The ZooKeeper that the cluster's nodes agree in, with the path that everything is below.
+    pub zookeeper: Option<Spanned<ConnectString>>,
+    /// The file that holds the secret of the cluster's nodes; without a `/`, the name of a systemd credential.
+    pub cluster_key: Option<Spanned<PathBuf>>,
+    /// `user:password` for ZooKeeper; what is written there is then its writers' alone.
+    pub zookeeper_digest: Option<Property>,
+    /// What becomes of addresses while there is no shared salt.
+    pub on_missing: OnMissing,
     /// How long a salt lasts; epochs begin at multiples of it since 1970, so it must divide a day.
     pub rotate: Spanned<Period>,
     /// Bits of an IPv6 address that are hashed.
@@ -92,9 +105,14 @@ pub struct Anonymize {
 impl Default for Anonymize {
     fn default() -> Self {
         Self {
-            ip: IpFunction::Hash,
-            salt: SaltSource::Local,
-            rotate: Spanned::new(0..0, Period(Duration::from_secs(86_400))),
+            ip: Spanned::new(0..0, IpFunction::Hash),
+            allow_raw_ip: false,
+            salt: None,
+            zookeeper: None,
+            cluster_key: None,
+            zookeeper_digest: None,
+            on_missing: OnMissing::Local,
+            rotate: Spanned::new(0..0, Period(Duration::from_secs(DAY))),
             ip6_prefix: Spanned::new(0..0, 64),
             headers: ["X-Forwarded-For", "X-Real-IP", "X-Client-IP", "Forwarded"].map(str::to_owned).to_vec(),
         }
@@ -107,14 +125,97 @@ impl Default for Anonymize {
 pub enum IpFunction {
     /// SipHash-2-4 with 128 bits under the salt.
     Hash,
+    /// The first 128 bits of HMAC-SHA-256 under the salt.
+    HmacSha256,
+    /// Its first 24 bits, of an IPv6 address 48.
+    Truncate,
+    /// Nothing.
+    Drop,
+    /// Itself. Only with `allow_raw_ip = true`.
+    Raw,
+}
+
+impl IpFunction {
+    /// Whether it takes a salt.
+    #[must_use]
+    pub fn is_salted(self) -> bool {
+        matches!(self, Self::Hash | Self::HmacSha256)
+    }
 }
 
 /// Where the salt comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SaltSource {
+    /// The cluster's nodes agree on one in ZooKeeper.
+    Zookeeper,
     /// The operating system's random source, for this node alone.
     Local,
+}
+
+/// What becomes of addresses while there is no shared salt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMissing {
+    /// They are hashed under a random salt of this node.
+    Local,
+    /// They are left out.
+    Drop,
+}
+
+impl Anonymize {
+    /// Where the salt comes from.
+    #[must_use]
+    pub fn salt_source(&self) -> SaltSource {
+        match (&self.salt, &self.zookeeper) {
+            (Some(source), _) => *source.get_ref(),
+            (None, Some(_)) => SaltSource::Zookeeper,
+            (None, None) => SaltSource::Local,
+        }
+    }
+
+    fn check(&self, source: &Source) -> Result<(), ConfigError> {
+        let rotate = self.rotate.get_ref().0;
+        if rotate < Duration::from_secs(60) || rotate.subsec_nanos() != 0 || !DAY.is_multiple_of(rotate.as_secs()) {
+            return Err(source.error(
+                self.rotate.span(),
+                "anonymize.rotate must divide a day and last a minute at least: \"24h\", \"12h\", \"1h\", …",
+            ));
+        }
+        let prefix = *self.ip6_prefix.get_ref();
+        if !(16..=128).contains(&prefix) {
+            return Err(
+                source.error(self.ip6_prefix.span(), format!("anonymize.ip6_prefix is {prefix}, expected 16 to 128"))
+            );
+        }
+        if *self.ip.get_ref() == IpFunction::Raw && !self.allow_raw_ip {
+            return Err(source.error(
+                self.ip.span(),
+                "this would show the addresses of people: if it must be, add allow_raw_ip = true; expected \"hash\"",
+            ));
+        }
+        match (self.salt_source(), &self.salt, &self.zookeeper, &self.cluster_key) {
+            (SaltSource::Local, _, None, None) | (SaltSource::Zookeeper, _, Some(_), Some(_)) => Ok(()),
+            (SaltSource::Zookeeper, _, Some(zookeeper), None) => Err(source.error(
+                zookeeper.span(),
+                "who may read ZooKeeper must not learn the salt: add cluster_key = \"/PATH\", a file of 32 random bytes that all nodes have",
+            )),
+            (SaltSource::Zookeeper, Some(salt), None, _) => Err(source.error(
+                salt.span(),
+                "which ZooKeeper? Add zookeeper = \"host:port,host:port/path\"",
+            )),
+            (_, Some(salt), ..) => Err(source.error(
+                salt.span(),
+                "a local salt needs no zookeeper and no cluster_key: leave them out, or expected \"zookeeper\"",
+            )),
+            (.., Some(cluster_key)) => Err(source.error(
+                cluster_key.span(),
+                "the key is for a salt in ZooKeeper: add zookeeper = \"host:port,host:port/path\"",
+            )),
+            (.., None, None) => Ok(()),
+            (_, None, Some(_), None) => Ok(()),
+        }
+    }
 }
 
 /// `[journal]`
@@ -261,24 +362,7 @@ impl Config {
     }
 
     fn check(&self, source: &Source) -> Result<(), ConfigError> {
-        let day = Duration::from_secs(86_400);
-        let rotate = self.anonymize.rotate.get_ref().0;
-        if rotate < Duration::from_secs(60)
-            || rotate.subsec_nanos() != 0
-            || !day.as_secs().is_multiple_of(rotate.as_secs())
-        {
-            return Err(source.error(
-                self.anonymize.rotate.span(),
-                "anonymize.rotate must divide a day and last a minute at least: \"24h\", \"12h\", \"1h\", …",
-            ));
-        }
-        let prefix = *self.anonymize.ip6_prefix.get_ref();
-        if !(16..=128).contains(&prefix) {
-            return Err(source.error(
-                self.anonymize.ip6_prefix.span(),
-                format!("anonymize.ip6_prefix is {prefix}, expected 16 to 128"),
-            ));
-        }
+        self.anonymize.check(source)?;
         if !(1..=1_000_000).contains(self.varnish.incomplete_limit.get_ref()) {
             return Err(
                 source.error(self.varnish.incomplete_limit.span(), "varnish.incomplete_limit must be 1 to 1000000")
@@ -427,7 +511,16 @@ mod tests {
             (SMALLEST.replace("topic = \"webrequest\"\n", ""), "k.toml:4:8", "has no topic"),
             (SMALLEST.replace("[kafka]\nbootstrap = [\"b:9092\"]\n", ""), "k.toml:2:8", "there is no [kafka]"),
             (format!("{SMALLEST}[anonymize]\nrotate = \"7h\"\n"), "k.toml:8:10", "must divide a day"),
-            (format!("{SMALLEST}[anonymize]\nip = \"raw\"\n"), "k.toml:8:6", "unknown variant `raw`"),
+            (format!("{SMALLEST}[anonymize]\nip = \"raw\"\n"), "k.toml:8:6", "add allow_raw_ip"),
+            (format!("{SMALLEST}[anonymize]\nip = \"md5\"\n"), "k.toml:8:6", "unknown variant `md5`"),
+            (format!("{SMALLEST}[anonymize]\nsalt = \"zookeeper\"\n"), "k.toml:8:8", "which ZooKeeper?"),
+            (format!("{SMALLEST}[anonymize]\nzookeeper = \"zk/k\"\n"), "k.toml:8:13", "add cluster_key"),
+            (format!("{SMALLEST}[anonymize]\ncluster_key = \"/k\"\n"), "k.toml:8:15", "add zookeeper"),
+            (
+                format!("{SMALLEST}[anonymize]\nsalt = \"local\"\nzookeeper = \"zk/k\"\n"),
+                "k.toml:8:8",
+                "a local salt needs no zookeeper",
+            ),
             (format!("{SMALLEST}[anonymize]\nip6_prefix = 8\n"), "k.toml:8:14", "expected 16 to 128"),
             (format!("{SMALLEST}[[stream]]\nname = \"w\"\ntopic = \"t\"\n"), "k.toml:8:8", "two streams named `w`"),
             (SMALLEST.replace("\"webrequest\"\nf", "\"web request\"\nf"), "k.toml:5:9", "topic's name"),

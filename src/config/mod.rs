@@ -10,8 +10,8 @@ mod units;
 
 #[cfg(feature = "edge")]
 pub use edge::{
-    Anonymize, Config, IpFunction, Journal, JournalMode, Kafka, OutputConfig, SaltSource, StreamConfig, StreamSide,
-    Varnish,
+    Anonymize, Config, IpFunction, Journal, JournalMode, Kafka, OnMissing, OutputConfig, SaltSource, StreamConfig,
+    StreamSide, Varnish,
 };
 pub use property::Property;
 pub use toml::Spanned;

@@ -1,21 +1,19 @@
 //! The thread that watches ZooKeeper.
 
-use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
-use zookeeper_client::{Client, Error, OneshotWatcher};
+use zookeeper_client::{Client, Error};
 
 use super::{Broker, Discovery, RegistrationError};
 use crate::counters::Counters;
+use crate::zookeeper::{Watches, describe, runtime};
 
 /// The brokers' registrations.
 const BROKERS: &str = "/brokers/ids";
@@ -127,14 +125,9 @@ pub fn look(discovery: &Discovery, limit: Duration) -> Result<Found, String> {
     };
     let runtime = runtime().map_err(|error| error.to_string())?;
     match runtime.block_on(async { timeout(limit, looking).await }) {
-        Ok(result) => result.map_err(|error: Error| describe(&error)),
-        Err(_) => Err(describe(&Error::Timeout)),
+        Ok(result) => result.map_err(|error: Error| describe(&error, BROKERS)),
+        Err(_) => Err(describe(&Error::Timeout, BROKERS)),
     }
-}
-
-/// All of the client's work is done on the thread that calls; its sockets are watched by one more.
-fn runtime() -> io::Result<runtime::Runtime> {
-    runtime::Builder::new_current_thread().enable_time().build()
 }
 
 struct Watcher {
@@ -163,7 +156,7 @@ impl Watcher {
         loop {
             let began = Instant::now();
             let Err(error) = self.session().await;
-            self.say(describe(&error));
+            self.say(describe(&error, BROKERS));
             if began.elapsed() > LOOK_AGAIN {
                 pause = RETRY.0;
             }
@@ -176,10 +169,11 @@ impl Watcher {
     async fn session(&mut self) -> Result<std::convert::Infallible, Error> {
         let client = self.discovery.zookeeper.connect().await?;
         loop {
-            let (found, watches) = timeout(LOOK_AGAIN, brokers(&client)).await.map_err(|_| Error::Timeout)??;
+            let (found, mut watches) = timeout(LOOK_AGAIN, brokers(&client)).await.map_err(|_| Error::Timeout)??;
             self.publish(found);
             // Whatever comes first: a change, or that it is time.
-            let _ = timeout(LOOK_AGAIN, any(watches)).await;
+            let limit = if watches.is_empty() { RETRY.1 } else { LOOK_AGAIN };
+            let _ = timeout(limit, watches.any()).await;
             sleep(SETTLE).await;
         }
     }
@@ -222,20 +216,21 @@ impl Watcher {
 }
 
 /// The brokers that are registered, in the order of their ids, and watches for everything that may change of them.
-async fn brokers(client: &Client) -> Result<(Found, Vec<OneshotWatcher>), Error> {
+async fn brokers(client: &Client) -> Result<(Found, Watches), Error> {
     let (mut ids, watch) = match client.list_and_watch_children(BROKERS).await {
         Ok((ids, watch)) => (ids, watch),
         // No broker has ever started. A watch for the node would need those above it.
-        Err(Error::NoNode) => return Ok((Vec::new(), Vec::new())),
+        Err(Error::NoNode) => return Ok((Vec::new(), Watches::default())),
         Err(error) => return Err(error),
     };
     ids.sort_by_key(|id| (id.len(), id.clone()));
-    let mut watches = vec![watch];
+    let mut watches = Watches::default();
+    watches.add(watch);
     let mut found = Vec::new();
     for id in ids {
         match client.get_and_watch_data(&format!("{BROKERS}/{id}")).await {
             Ok((data, _, watch)) => {
-                watches.push(watch);
+                watches.add(watch);
                 found.push(Broker::parse(&id, &data));
             }
             // It has gone meanwhile, which the first watch tells.
@@ -244,29 +239,6 @@ async fn brokers(client: &Client) -> Result<(Found, Vec<OneshotWatcher>), Error>
         }
     }
     Ok((found, watches))
-}
-
-/// Waits for the first of the watches. Without one, there is nothing to wait for but a while.
-async fn any(watches: Vec<OneshotWatcher>) {
-    if watches.is_empty() {
-        return sleep(RETRY.1).await;
-    }
-    let mut events: Vec<Pin<Box<dyn Future<Output = _> + Send>>> = Vec::new();
-    events.extend(watches.into_iter().map(|watch| Box::pin(watch.changed()) as _));
-    std::future::poll_fn(|context| {
-        let is_ready = events.iter_mut().any(|event| event.as_mut().poll(context).is_ready());
-        if is_ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-}
-
-/// What is wrong, for people.
-fn describe(error: &Error) -> String {
-    match error {
-        Error::Timeout | Error::NoHosts => "no ZooKeeper server answers".to_owned(),
-        Error::NoAuth | Error::AuthFailed => format!("ZooKeeper does not allow this client to read {BROKERS}"),
-        other => format!("ZooKeeper: {other}"),
-    }
 }
 
 #[cfg(test)]

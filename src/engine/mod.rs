@@ -23,6 +23,7 @@ use crate::log::{LiveLog, LogError, LogSource, Pace, Position, Start};
 use crate::message::Boot;
 use crate::pipeline::Pipeline;
 use crate::producer::{self, Producer, ProducerError};
+use crate::salt::{Clock, Keeper, KeeperError, Missing, Salts};
 use crate::writer::{self, Writer, WriterError};
 
 /// A configuration that has been read, checked and compiled: everything that bad input can break is behind it.
@@ -41,7 +42,7 @@ impl Setup {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let (source, config) = Config::load(path)?;
         let setup = Self { source, config };
-        setup.pipeline()?;
+        setup.pipeline(setup.salts_of_log())?;
         setup.check_properties()?;
         Ok(setup)
     }
@@ -90,9 +91,15 @@ impl Setup {
     ///
     /// # Errors
     ///
-    /// As [`load`](Self::load), and never for a loaded one unless the system has run out of random numbers.
-    pub fn pipeline(&self) -> Result<Pipeline, ConfigError> {
-        Pipeline::compile(&self.config, &self.source)
+    /// As [`load`](Self::load), and never for a loaded one.
+    pub fn pipeline(&self, salts: Arc<Salts>) -> Result<Pipeline, ConfigError> {
+        Pipeline::compile(&self.config, &self.source, salts)
+    }
+
+    /// Salts for a recording: this node's own, one for each epoch that it goes through.
+    #[must_use]
+    pub fn salts_of_log(&self) -> Arc<Salts> {
+        Arc::new(Salts::new(self.config.anonymize.rotate.get_ref().0, Clock::Log, Missing::Local))
     }
 }
 
@@ -141,10 +148,16 @@ pub enum EngineError {
     /// What a stream writes to cannot be opened.
     #[error(transparent)]
     Writer(#[from] WriterError),
+    /// The salts cannot be kept.
+    #[error(transparent)]
+    Salt(#[from] KeeperError),
     /// The system gave no thread.
     #[error("starting a thread: {0}")]
     Thread(#[from] std::io::Error),
 }
+
+/// How long an engine waits for the cluster's salt before it begins to read: no longer than the smallest log has room for.
+const FIRST_SALT: Duration = Duration::from_secs(1);
 
 /// How often waiting looks again.
 const POLL: Duration = Duration::from_millis(2);
@@ -162,6 +175,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     /// Of ZooKeeper, where there is one.
     watch: Option<Watch>,
+    keeper: Option<Arc<Keeper>>,
     progress: Mutex<(u64, Instant)>,
 }
 
@@ -193,8 +207,12 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let config = setup.config();
         let streams = config.streams.get_ref();
-        let counters = Arc::new(Counters::new(streams.len()));
-        let pipeline = setup.pipeline()?;
+        // A recording is of another time.
+        let keeper = if source.waits() { None } else { Some(Keeper::get(&config.anonymize, &config.host)?) };
+        let salts = keeper.as_ref().map_or_else(|| setup.salts_of_log(), |keeper| Arc::clone(keeper.salts()));
+        let salt_counters = keeper.as_ref().map(|keeper| Arc::clone(keeper.counters())).unwrap_or_default();
+        let counters = Arc::new(Counters::new(streams.len()).with_salt(salt_counters));
+        let pipeline = setup.pipeline(salts)?;
         source.select(pipeline.wanted());
 
         let topic =
@@ -231,9 +249,18 @@ impl Engine {
             fault: Fault::from_environment(),
         };
         let stops = [Arc::new(producer::Stop::default()), Arc::new(producer::Stop::default())];
-        let mut engine =
-            Self { counters, control, stops, threads: Vec::new(), watch, progress: Mutex::new((0, Instant::now())) };
+        let mut engine = Self {
+            counters,
+            control,
+            stops,
+            threads: Vec::new(),
+            watch,
+            keeper,
+            progress: Mutex::new((0, Instant::now())),
+        };
         let [to_producer, to_writer] = engine.stops.clone();
+        // The log waits meanwhile.
+        engine.keeper.iter().for_each(|keeper| keeper.wait(FIRST_SALT));
         // Names are cut at 15 bytes by the kernel.
         let started = engine
             .start_thread("kafkalog-send", producer.map(|mut producer| move || producer.run(&to_producer)))
@@ -259,6 +286,12 @@ impl Engine {
 
     fn stop_sending(&self, deadline: Instant) {
         self.stops.iter().for_each(|stop| stop.ask(deadline));
+    }
+
+    /// Where its salts come from, unless it reads a recording.
+    #[must_use]
+    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.as_ref()
     }
 
     /// What happened so far.
@@ -328,7 +361,7 @@ impl Engine {
             let _ = thread.join();
         }
         // Brokers may have come until now.
-        drop(self.watch);
+        drop((self.watch, self.keeper));
         self.counters.streams.iter().all(|stream| stream.lost(crate::counters::LossCause::Shutdown) == 0)
     }
 }

@@ -5,7 +5,8 @@ use std::str::from_utf8;
 use std::time::{Duration, Instant};
 
 use super::{Context, Program, Settings, Timestamp};
-use crate::anonymize::{AddressHasher, Salt};
+use crate::anonymize::{Anonymizer, SALT_BYTES, Salt};
+use crate::config::IpFunction;
 use crate::counters::Counters;
 use crate::log::{Layout, Run, Tag};
 use crate::query::TestTable;
@@ -68,13 +69,13 @@ fn render(program: &mut Program, table: &CaptureTable, pieces: &[&[u8]]) -> Vec<
     let limits = Limits { transactions: 1, timeout: Duration::MAX };
     let interest = Interest { client: true, ..Interest::default() };
     let mut assembler = Assembler::new(table, &TestTable::default(), interest, limits);
-    let salt = Salt::from_key(0, [7; 16]);
+    let salt = Salt::from_bytes(0, [7; SALT_BYTES]);
     let mut line = Vec::new();
     assembler.run(run.records(Layout::One), Instant::now(), None, &Counters::new(0), |set| {
         let transaction = &set.transactions().next().expect("a set has a transaction");
         let start = Some(Timestamp::from_epoch(Duration::from_secs(1_700_000_000)));
-        let hasher = Some(AddressHasher::new(&salt, 64));
-        program.render(&Context { transaction, sequence: 5, start, hasher }, &mut line);
+        let anonymizer = Anonymizer::new(IpFunction::Hash, Some(&salt), 64);
+        program.render(&Context { transaction, sequence: 5, start, anonymizer }, &mut line);
     });
     line
 }

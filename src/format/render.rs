@@ -1,12 +1,13 @@
 //! Running a program over a transaction.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use memchr::memchr;
 
 use super::compile::{Operation, Program, Step, Unit};
 use super::{Escape, Timestamp};
-use crate::anonymize::{AddressHasher, Element, HASH_DIGITS, for_each_element, parse};
+use crate::anonymize::{Anonymizer, Element, for_each_element, parse};
 use crate::log::Side;
 use crate::transaction::{CaptureId, Transaction};
 
@@ -19,8 +20,8 @@ pub struct Context<'a> {
     pub sequence: u64,
     /// When the request started, if the log says so.
     pub start: Option<Timestamp>,
-    /// Hashes addresses. Without it, no address is shown.
-    pub hasher: Option<AddressHasher<'a>>,
+    /// What becomes of addresses. Without it, none is shown.
+    pub anonymizer: Option<Anonymizer<'a>>,
 }
 
 impl Program {
@@ -29,7 +30,7 @@ impl Program {
     pub fn render(&mut self, context: &Context<'_>, out: &mut Vec<u8>) -> bool {
         let escape = self.escape;
         let transaction = context.transaction;
-        let mut addresses = context.hasher.as_ref().map(Addresses::new);
+        let mut addresses = context.anonymizer.as_ref().map(Addresses::new);
         for Step { text, operation } in &self.steps {
             text.append(out);
             match operation {
@@ -38,8 +39,8 @@ impl Program {
                 Operation::Side => out.push(if transaction.side == Side::Backend { b'b' } else { b'c' }),
                 Operation::Handling => out.extend_from_slice(transaction.handling.name().as_bytes()),
                 Operation::HitMiss => out.extend_from_slice(transaction.handling.hit_or_miss().as_bytes()),
-                Operation::SaltId { missing } => match &context.hasher {
-                    Some(hasher) => append_display(hasher.salt_id(), out),
+                Operation::SaltId { missing } => match context.anonymizer.as_ref().and_then(Anonymizer::salt_id) {
+                    Some(id) => append_display(id, out),
                     None => out.extend_from_slice(missing),
                 },
                 Operation::Value { capture, missing } => match transaction.value(*capture) {
@@ -108,7 +109,7 @@ impl Program {
             }
         }
         self.end.append(out);
-        addresses.is_some_and(|addresses| addresses.first.is_some())
+        addresses.is_some_and(|addresses| addresses.first.is_some() && addresses.anonymizer.salt_id().is_some())
     }
 }
 
@@ -206,23 +207,25 @@ fn append_duration(start: Timestamp, end: Timestamp, unit: Unit, out: &mut Vec<u
 /// The addresses of one line. Each is hashed, but the first one only once: `X-Forwarded-For` ends with the client's, because
 /// varnishd puts it there.
 struct Addresses<'a> {
-    hasher: &'a AddressHasher<'a>,
-    /// The first address, and where in the line its hash is.
-    first: Option<(IpAddr, usize)>,
+    anonymizer: &'a Anonymizer<'a>,
+    /// The first address, and where in the line is what became of it.
+    first: Option<(IpAddr, Range<usize>)>,
 }
 
 impl<'a> Addresses<'a> {
-    fn new(hasher: &'a AddressHasher<'a>) -> Self {
-        Self { hasher, first: None }
+    fn new(anonymizer: &'a Anonymizer<'a>) -> Self {
+        Self { anonymizer, first: None }
     }
 
     #[inline]
     fn append(&mut self, address: IpAddr, out: &mut Vec<u8>) {
-        match self.first {
-            Some((first, at)) if first == address => out.extend_from_within(at..at + HASH_DIGITS),
-            _ => {
-                self.first.get_or_insert((address, out.len()));
-                self.hasher.append(address, out);
+        match &self.first {
+            Some((first, place)) if *first == address => out.extend_from_within(place.clone()),
+            Some(_) => self.anonymizer.append(address, out),
+            None => {
+                let start = out.len();
+                self.anonymizer.append(address, out);
+                self.first = Some((address, start..out.len()));
             }
         }
     }

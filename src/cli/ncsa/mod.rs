@@ -210,7 +210,7 @@ impl Lines {
             {
                 continue;
             }
-            let context = Context { transaction: &transaction, sequence: 0, start, hasher: None };
+            let context = Context { transaction: &transaction, sequence: 0, start, anonymizer: None };
             let program = &mut self.program;
             // What fails has been said and counted, and shows again at the end.
             let _ = self.output.line(|line| {

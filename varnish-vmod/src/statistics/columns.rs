@@ -2,10 +2,10 @@
 
 use std::ffi::CString;
 use std::fmt::{self, Write as _};
-use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 
-use kafkalog::counters::{Counter, Counters, LossCause, StreamCounters};
+use kafkalog::counters::{Counter, Counters, LossCause, SaltCounters, StreamCounters};
 
 /// How a number behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,10 @@ where
     column(Kind::Counter, name, oneliner, move |counters| of(counters).get())
 }
 
+fn salt(kind: Kind, name: &str, oneliner: &str, of: fn(&SaltCounters) -> u64) -> Column<Own> {
+    column(kind, name, oneliner, move |own: &Own| of(&own.salt))
+}
+
 fn column<T>(
     kind: Kind,
     name: impl Into<String>,
@@ -51,11 +55,13 @@ fn column<T>(
 }
 
 /// The numbers of this module rather than of an engine.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Own {
     pub(super) healthy: bool,
     pub(super) starts: u64,
     pub(super) engines: u64,
+    /// There is one for all engines.
+    pub(super) salt: Arc<SaltCounters>,
 }
 
 /// All numbers.
@@ -85,6 +91,16 @@ pub(super) static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
         column(Kind::Gauge, "healthy", "Lines are acknowledged, or none wait", |own: &Own| own.healthy.into()),
         column(Kind::Counter, "starts", "Engines started", |own: &Own| own.starts),
         column(Kind::Gauge, "engines", "Engines, with those that finish", |own: &Own| own.engines),
+        salt(Kind::Counter, "salt_refused", "Messages of the salt by strangers", |salt| salt.refused.get()),
+        salt(Kind::Counter, "salt_proposed", "Salts made here for all nodes", |salt| salt.proposed.get()),
+        salt(Kind::Counter, "salt_received", "Salts received from other nodes", |salt| salt.received.get()),
+        salt(Kind::Counter, "salt_answered", "Salts given to other nodes", |salt| salt.answered.get()),
+        salt(Kind::Gauge, "salt_shared", "The salt is the one that all nodes have", |salt| salt.shared.get()),
+        salt(Kind::Gauge, "salt_epoch", "The salt's epoch", |salt| salt.epoch.get()),
+        salt(Kind::Gauge, "salt_generation", "The shared salt's generation", |salt| salt.generation.get()),
+        salt(Kind::Gauge, "salt_age_seconds", "Seconds since the epoch began", |salt| salt.age_seconds.get()),
+        salt(Kind::Gauge, "salt_rotation_seconds", "Seconds until the next epoch", |salt| salt.rotation_seconds.get()),
+        salt(Kind::Gauge, "salt_connected", "There is a session with ZooKeeper", |salt| salt.connected.get()),
     ];
     let mut stream = vec![
         counter("lines", "Lines numbered", |stream: &StreamCounters| &stream.lines),

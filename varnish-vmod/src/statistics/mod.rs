@@ -115,7 +115,8 @@ impl Statistics {
     /// Copies the numbers to where varnishstat sees them.
     pub(crate) fn publish(&self, healthy: bool) {
         let inner = self.lock();
-        let own = Own { healthy, starts: inner.starts, engines: inner.sources.len() as u64 };
+        let salt = inner.sources.last().map(|source| Arc::clone(&source.counters.salt)).unwrap_or_default();
+        let own = Own { healthy, starts: inner.starts, engines: inner.sources.len() as u64, salt };
         let engine = COLUMNS.engine.iter().zip(&inner.engine_base).map(|(column, base)| {
             base + inner.sources.iter().map(|source| (column.read)(&source.counters)).sum::<u64>()
         });
