@@ -72,6 +72,8 @@ struct Epoch {
     nobody: Option<Duration>,
     /// Requests that wait, and since when.
     waiting: BTreeMap<String, Duration>,
+    /// The holders, and which generation they have.
+    holders: BTreeMap<String, u32>,
     /// Boxes of ours.
     boxes: BTreeSet<String>,
     /// Nodes that no member wrote, and that have been counted.
@@ -160,7 +162,7 @@ impl Member {
             let version = Some(register.version);
             let Some(id) = message::read_register(&self.key, epoch, &register.data) else {
                 self.refuse(state, format!("version {}", register.version), "the register");
-                let highest = self.holders(epoch, space)?.into_iter().map(|(generation, _)| generation).max();
+                let highest = self.holders(epoch, state, space)?.values().max().copied();
                 // Whoever has the salt puts this right.
                 if held.is_some() || highest.is_none() || is_over(&mut state.nobody, now, NOBODY) {
                     self.put(epoch, held, version, highest.map_or(1, |highest| highest.saturating_add(1)), space)?;
@@ -220,15 +222,13 @@ impl Member {
         let generation = id.generation.unwrap_or_default();
         self.make_directories(epoch, state, space)?;
         let ours = message::holder(&self.key, epoch, generation, &self.name);
-        let mut holders = self.holders(epoch, space)?;
-        if !holders.iter().any(|(_, name)| *name == ours) {
+        if !self.holders(epoch, state, space)?.contains_key(&ours) {
             space.create(&below(epoch, "holder", &ours), &self.host, Life::Ephemeral)?;
-            holders.push((generation, ours.clone()));
+            state.holders.insert(ours.clone(), generation);
         }
-        holders.retain(|(other, _)| *other == generation);
-        // By the random part of the name: the others come to the same order.
-        holders.sort();
-        let is_answerer = holders.iter().take(ANSWERERS).any(|(_, name)| *name == ours);
+        // In the order of their names, which is by chance, and the same for all.
+        let first = state.holders.iter().filter(|(_, other)| **other == generation).take(ANSWERERS);
+        let is_answerer = first.into_iter().any(|(name, _)| *name == ours);
         let requests = self.list(epoch, "request", is_answerer, space)?;
         let boxes = self.list(epoch, "box", false, space)?;
         for name in boxes.iter().filter(|name| state.boxes.contains(*name) && !requests.contains(name)) {
@@ -272,7 +272,7 @@ impl Member {
     ) -> Result<bool, Trouble> {
         let epoch = id.epoch;
         self.make_directories(epoch, state, space)?;
-        let is_held = self.holders(epoch, space)?.iter().any(|(generation, _)| Some(*generation) == id.generation);
+        let is_held = self.holders(epoch, state, space)?.values().any(|held| Some(*held) == id.generation);
         let is_hopeless = if is_held {
             state.nobody = None;
             is_over(&mut state.wanted, now, SILENCE)
@@ -322,11 +322,24 @@ impl Member {
         }
     }
 
-    /// The members that say they hold a salt of this epoch: its generation, and the name of their node.
-    fn holders(&self, epoch: u64, space: &mut impl Space) -> Result<Vec<(u32, String)>, Trouble> {
-        let names = self.list(epoch, "holder", true, space)?;
-        let read = |name: String| Some((message::read_holder(&self.key, epoch, &name)?, name));
-        Ok(names.into_iter().filter_map(read).collect())
+    /// The members that say they hold a salt of this epoch: their nodes' names, and which generation.
+    fn holders<'a>(
+        &self,
+        epoch: u64,
+        state: &'a mut Epoch,
+        space: &mut impl Space,
+    ) -> Result<&'a BTreeMap<String, u32>, Trouble> {
+        let names: BTreeSet<String> = self.list(epoch, "holder", true, space)?.into_iter().collect();
+        state.holders.retain(|name, _| names.contains(name));
+        for name in names {
+            // What was believed once is not proven again.
+            if !state.holders.contains_key(&name)
+                && let Some(generation) = message::read_holder(&self.key, epoch, &name)
+            {
+                state.holders.insert(name, generation);
+            }
+        }
+        Ok(&state.holders)
     }
 
     fn list(&self, epoch: u64, kind: &str, watched: bool, space: &mut impl Space) -> Result<Vec<String>, Trouble> {
