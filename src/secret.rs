@@ -50,6 +50,13 @@ impl Protection {
 }
 
 static WORST: AtomicU8 = AtomicU8::new(u8::MAX);
+static BEST: AtomicU8 = AtomicU8::new(Protection::Hidden as u8);
+
+/// Keeps the secrets that are made from now on no better than this: a test that looks for what is left of them has to see them
+/// while they are there.
+pub fn protect_at_best(best: Protection) {
+    BEST.store(best as u8, Ordering::Relaxed);
+}
 
 /// A value in memory of its own, which is wiped when it is dropped.
 #[allow(missing_debug_implementations, reason = "nothing prints a secret")]
@@ -135,6 +142,7 @@ pub fn scrub_stack<const BYTES: usize>() {
 /// Whole pages of zeros.
 fn allocate(length: usize, best: Protection) -> io::Result<(NonNull<c_void>, Protection)> {
     if best == Protection::Hidden
+        && BEST.load(Ordering::Relaxed) == Protection::Hidden as u8
         && let Ok(memory) = hidden(length)
     {
         return Ok((memory, Protection::Hidden));
