@@ -12,6 +12,7 @@ use crate::log::{Filter, Position, Records, Side};
 use crate::message::SaltId;
 use crate::query::{Query, QueryError, TestTable};
 use crate::salt::{Salts, since_epoch};
+use crate::secret::{STACK, scrub_stack};
 use crate::transaction::{Assembler, CaptureId, CaptureTable, Grouping, Interest, Limits, Set, Transaction};
 
 /// Where lines go.
@@ -68,6 +69,8 @@ struct Lines {
     takes_all: bool,
     start: CaptureId,
     salts: Arc<Salts>,
+    /// As [`Salts::wiped`] was when this thread's stack was wiped last.
+    wiped: u64,
     ip: IpFunction,
     ip6_prefix: u8,
 }
@@ -131,6 +134,7 @@ impl Pipeline {
                 takes_all,
                 start,
                 salts,
+                wiped: 0,
                 ip: *config.anonymize.ip.get_ref(),
                 ip6_prefix: *config.anonymize.ip6_prefix.get_ref(),
             },
@@ -165,6 +169,7 @@ impl Pipeline {
         output: &mut impl Output,
     ) {
         self.assembler.run(records, now, position, counters, |set| self.lines.set(set, counters, output));
+        self.lines.wipe();
     }
 
     /// Takes a run of records whose transactions another reader has taken already if they end in it: what is left open
@@ -176,6 +181,7 @@ impl Pipeline {
     /// Renders the transactions that have been open for too long as they are.
     pub fn expire(&mut self, now: Instant, counters: &Counters, output: &mut impl Output) {
         self.assembler.expire(now, counters, |set| self.lines.set(set, counters, output));
+        self.lines.wipe();
     }
 
     /// Renders all open transactions as they are: the log broke or ended.
@@ -195,6 +201,15 @@ impl Lines {
             if self.streams.iter().any(|stream| stream.takes(&transaction)) {
                 self.transaction(&transaction, counters, output);
             }
+        }
+    }
+
+    /// Wipes what hashing under a salt that is over has left on this thread's stack.
+    fn wipe(&mut self) {
+        let wiped = self.salts.wiped();
+        if wiped != self.wiped {
+            scrub_stack::<STACK>();
+            self.wiped = wiped;
         }
     }
 

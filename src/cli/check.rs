@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use kafkalog::config::Kafka;
+use kafkalog::config::{Anonymize, Kafka, SaltSource};
 use kafkalog::discovery::{Discovery, look};
 use kafkalog::producer::{Probe, probe};
+use kafkalog::salt::status;
 
 /// How long ZooKeeper may take, and how long Kafka.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -54,6 +55,9 @@ impl Check {
             let found = probe(kafka, &addresses, &topics, LIMIT)?;
             report.kafka(&found)?;
         }
+        if setup.config().anonymize.salt_source() == SaltSource::Zookeeper && !self.offline {
+            report.salt(&setup.config().anonymize)?;
+        }
         match report.crosses {
             0 => Ok(()),
             1 => bail!("one thing is wrong"),
@@ -63,6 +67,20 @@ impl Check {
 }
 
 impl Report {
+    /// Whether the salt's ZooKeeper lets this node in. That there is no salt yet is no fault: the first node makes it.
+    fn salt(&mut self, anonymize: &Anonymize) -> anyhow::Result<()> {
+        match status(anonymize) {
+            Ok(epochs) if epochs.iter().any(|epoch| epoch.age.is_some() && epoch.salt.is_some()) => {
+                self.tick("the salt: ZooKeeper has one that was written with this cluster_key")
+            }
+            Ok(epochs) if epochs.iter().any(|epoch| epoch.salt.is_none()) => self.cross(
+                "the salt: what ZooKeeper has was not written with this cluster_key; do all nodes have the same?",
+            ),
+            Ok(_) => self.tick("the salt: ZooKeeper has none yet"),
+            Err(why) => self.cross(&format!("the salt: {why}")),
+        }
+    }
+
     /// The addresses of the brokers that ZooKeeper tells of, if it is to be asked.
     fn zookeeper(&mut self, kafka: &Kafka) -> anyhow::Result<Vec<String>> {
         let Some(discovery) = Discovery::of(kafka) else { return Ok(Vec::new()) };

@@ -6,6 +6,7 @@ mod dev_broker;
 mod ncsa;
 mod replay;
 mod run;
+mod salt;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ enum Command {
     Check(check::Check),
     /// List the brokers that ZooKeeper tells of: id, the address that is taken, all listeners
     Brokers(brokers::Brokers),
+    /// Look at the salt that the cluster's nodes share: never at what it is
+    Salt(salt::Salt),
     /// Run librdkafka's mock cluster, for demos and tests
     DevBroker(dev_broker::DevBroker),
 }
@@ -65,6 +68,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Replay(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Brokers(command) => command.run(),
+        Command::Salt(command) => command.run(),
         Command::DevBroker(command) => command.run(),
     };
     match result {

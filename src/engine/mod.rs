@@ -1,5 +1,6 @@
 //! The engine: the threads that carry lines from the log to Kafka, and their life.
 
+mod addresses;
 mod control;
 mod outbox;
 mod reader;
@@ -11,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+pub use self::addresses::Addresses;
 use self::control::Control;
 use self::outbox::Outbox;
 use self::reader::Reader;
 pub use self::reader::raise_priority;
-use crate::config::{Config, ConfigError, Kafka, OutputConfig, Source, StreamConfig};
+use crate::config::{Config, ConfigError, IpFunction, Kafka, OutputConfig, Source, StreamConfig};
 use crate::counters::Counters;
 use crate::discovery::{Discovery, Watch};
 use crate::fault::Fault;
@@ -175,7 +177,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     /// Of ZooKeeper, where there is one.
     watch: Option<Watch>,
-    keeper: Option<Arc<Keeper>>,
+    addresses: Option<Addresses>,
     progress: Mutex<(u64, Instant)>,
 }
 
@@ -207,6 +209,9 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let config = setup.config();
         let streams = config.streams.get_ref();
+        if *config.anonymize.ip.get_ref() == IpFunction::Raw {
+            tracing::warn!("addresses of people are shown as they are: anonymize.ip is \"raw\"");
+        }
         // A recording is of another time.
         let keeper = if source.waits() { None } else { Some(Keeper::get(&config.anonymize, &config.host)?) };
         let salts = keeper.as_ref().map_or_else(|| setup.salts_of_log(), |keeper| Arc::clone(keeper.salts()));
@@ -235,6 +240,11 @@ impl Engine {
             others => Some(Writer::new(kafka_streams, others, Arc::clone(&counters), inlet)?),
         };
 
+        let addresses = keeper.map(|keeper| Addresses {
+            keeper,
+            ip: *config.anonymize.ip.get_ref(),
+            ip6_prefix: *config.anonymize.ip6_prefix.get_ref(),
+        });
         let control = Arc::new(Control::default());
         let mut reader = Reader {
             source,
@@ -255,12 +265,12 @@ impl Engine {
             stops,
             threads: Vec::new(),
             watch,
-            keeper,
+            addresses,
             progress: Mutex::new((0, Instant::now())),
         };
         let [to_producer, to_writer] = engine.stops.clone();
         // The log waits meanwhile.
-        engine.keeper.iter().for_each(|keeper| keeper.wait(FIRST_SALT));
+        engine.addresses.iter().for_each(|addresses| addresses.keeper.wait(FIRST_SALT));
         // Names are cut at 15 bytes by the kernel.
         let started = engine
             .start_thread("kafkalog-send", producer.map(|mut producer| move || producer.run(&to_producer)))
@@ -288,10 +298,10 @@ impl Engine {
         self.stops.iter().for_each(|stop| stop.ask(deadline));
     }
 
-    /// Where its salts come from, unless it reads a recording.
+    /// Its way with addresses, unless it reads a recording.
     #[must_use]
-    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
-        self.keeper.as_ref()
+    pub fn addresses(&self) -> Option<Addresses> {
+        self.addresses.clone()
     }
 
     /// What happened so far.
@@ -361,7 +371,7 @@ impl Engine {
             let _ = thread.join();
         }
         // Brokers may have come until now.
-        drop((self.watch, self.keeper));
+        drop((self.watch, self.addresses));
         self.counters.streams.iter().all(|stream| stream.lost(crate::counters::LossCause::Shutdown) == 0)
     }
 }

@@ -169,7 +169,7 @@ impl Drop for Keeper {
 }
 
 /// Where the key is: a name without a `/` is that of a systemd credential (systemd.exec(5), `LoadCredential=`).
-fn key_path(path: &Path) -> PathBuf {
+pub(super) fn key_path(path: &Path) -> PathBuf {
     match env::var_os("CREDENTIALS_DIRECTORY") {
         Some(directory) if path.components().count() == 1 && !path.has_root() => Path::new(&directory).join(path),
         _ => path.to_owned(),
@@ -196,6 +196,8 @@ impl Work {
             }
             self.count();
         }
+        let session = self.cluster.as_mut().and_then(|cluster| cluster.session.take());
+        session.into_iter().for_each(|(session, _)| session.end());
     }
 
     /// Tells how it stands.

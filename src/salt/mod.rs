@@ -19,9 +19,11 @@ mod session;
 #[cfg(test)]
 mod simulation;
 mod space;
+mod status;
 mod table;
 
 pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use keeper::{Keeper, KeeperError};
+pub use status::{EpochStatus, status};
 pub(crate) use table::since_epoch;
 pub use table::{Clock, GRACE, Held, Missing, Salts};

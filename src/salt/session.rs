@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::member::EPOCHS;
@@ -15,6 +15,9 @@ use crate::zookeeper::{ConnectString, Watches, describe, runtime};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the end of a session may take to reach ZooKeeper.
+const GOODBYE: Duration = Duration::from_millis(100);
 
 /// A thread's access to ZooKeeper. Each call blocks until there is an answer, or none in time. The session lives only while
 /// one of them runs: in between, no time must pass.
@@ -66,6 +69,13 @@ impl Session {
     /// Forgets what was watched, before everything is read again.
     pub(super) fn forget(&mut self) {
         self.watches = Watches::default();
+    }
+
+    /// Ends the session, so that its nodes go at once, and not when ZooKeeper has missed it for long enough.
+    pub(super) fn end(self) {
+        let Self { runtime, client, watches, .. } = self;
+        drop((client, watches));
+        runtime.block_on(sleep(GOODBYE));
     }
 
     fn run<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -1,5 +1,6 @@
 //! The salts that this node has, by epoch.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
@@ -39,6 +40,8 @@ pub struct Salts {
     period: u64,
     clock: Clock,
     missing: Missing,
+    /// How often salts have been wiped.
+    wiped: AtomicU64,
     table: RwLock<Table>,
 }
 
@@ -76,6 +79,7 @@ impl Salts {
             period,
             clock,
             missing,
+            wiped: AtomicU64::new(0),
             table: RwLock::new(Table { salts: Vec::with_capacity(4), floor: 0, now: 0 }),
         };
         if clock == Clock::System {
@@ -165,6 +169,7 @@ impl Salts {
             return false;
         }
         table.insert(salt);
+        self.wiped.fetch_add(1, Ordering::Release);
         true
     }
 
@@ -208,6 +213,13 @@ impl Salts {
         table.floor = table.floor.max(floor);
         let floor = table.floor;
         table.salts.retain(|salt| salt.id().epoch >= floor && salt.id().epoch <= now + 1);
+        self.wiped.fetch_add(1, Ordering::Release);
+    }
+
+    /// Grows when salts are wiped. Who works with them then wipes its stack, too.
+    #[must_use]
+    pub fn wiped(&self) -> u64 {
+        self.wiped.load(Ordering::Acquire)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {

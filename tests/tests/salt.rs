@@ -17,6 +17,7 @@ use kafkalog::config::{Config, IpFunction, Source};
 use kafkalog::message::SaltId;
 use kafkalog::salt::Keeper;
 use kafkalog::secret::{Protection, STACK, protect_at_best, scrub_stack};
+use kafkalog_tests::programs::Programs;
 use kafkalog_tests::servers::{self, Release, ZooKeeper};
 use kafkalog_tests::wait;
 use siphasher::sip128::SipHasher24;
@@ -224,6 +225,7 @@ fn files_with(directory: &Path, wanted: &[u8]) -> usize {
 #[test]
 fn nodes_agree_and_replace_each_other() {
     let Some(mut world) = World::build("nodes_agree_and_replace_each_other") else { return };
+    Programs::build().unwrap();
     wait_for_calm();
     let mut nodes: Vec<_> = (0..3).map(|_| world.node()).collect();
     let first = agree(&mut nodes, SOON, |_| true);
@@ -234,6 +236,16 @@ fn nodes_agree_and_replace_each_other() {
     drop(nodes.remove(0));
     nodes.push(world.node());
     agree(&mut nodes, SOON, |_| true);
+
+    // What people see of it.
+    let (id, _) = agree(&mut nodes, SOON, |_| true);
+    let mut status = Command::new(Programs::build().unwrap().kafkalog());
+    let status = status.args(["salt", "status", "--config"]).arg(world.work.path().join("k.toml")).output().unwrap();
+    let shown = String::from_utf8(status.stdout).unwrap();
+    assert!(
+        status.status.success() && shown.contains(&format!("salt {id}\tmembers 4: node,node,node,node")),
+        "{shown}"
+    );
 
     // Somebody with another key gets nothing, and does no harm.
     world.configure("stranger.toml", "stranger.key", [0x11; 32]);

@@ -193,3 +193,36 @@ vmod_healthy(VRT_CTX)
 	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
 	return (kafkalog_vmod_healthy() ? 1 : 0);
 }
+
+/* On the workspace of the task. */
+static VCL_STRING
+copied(VRT_CTX, const char *text)
+{
+	struct strands strands = { .n = 1, .p = &text };
+
+	return (VRT_StrandsWS(ctx->ws, NULL, &strands));
+}
+
+VCL_STRING
+vmod_hash_ip(VRT_CTX, VCL_IP address)
+{
+	char text[64];
+	const char *shown;
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	shown = VRT_IP_string(ctx, address);
+	if (shown == NULL || !kafkalog_vmod_hash_ip(shown, text, sizeof text))
+		return (NULL);
+	return (copied(ctx, text));
+}
+
+VCL_STRING
+vmod_salt_id(VRT_CTX)
+{
+	char text[64];
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	if (!kafkalog_vmod_salt_id(text, sizeof text))
+		return (NULL);
+	return (copied(ctx, text));
+}

@@ -32,6 +32,9 @@ char *kafkalog_vmod_warm(void *vcl, const struct kafkalog_host *host);
 void kafkalog_vmod_cold(void *vcl);
 void kafkalog_vmod_discard(void *vcl);
 int kafkalog_vmod_healthy(void);
+/* Into `text`, with a terminating NUL; 0 when there is nothing to say. */
+int kafkalog_vmod_hash_ip(const char *address, char *text, size_t size);
+int kafkalog_vmod_salt_id(char *text, size_t size);
 void kafkalog_vmod_exit(void);
 void kafkalog_vmod_free(char *text);
 #pragma GCC visibility pop

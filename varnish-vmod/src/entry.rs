@@ -102,6 +102,45 @@ extern "C" fn kafkalog_vmod_healthy() -> c_int {
     catch_unwind(|| Module::get().is_some_and(Module::is_healthy)).unwrap_or(false).into()
 }
 
+/// What becomes of an address.
+///
+/// # Safety
+///
+/// `address` must be a terminated text, `text` have `size` bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn kafkalog_vmod_hash_ip(address: *const c_char, text: *mut c_char, size: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    let address = unsafe { CStr::from_ptr(address) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        tell(text, size, |out| Module::get().is_some_and(|module| module.append_address(address.to_bytes(), out)))
+    }
+}
+
+/// The id of the current salt.
+///
+/// # Safety
+///
+/// `text` must have `size` bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn kafkalog_vmod_salt_id(text: *mut c_char, size: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { tell(text, size, |out| Module::get().is_some_and(|module| module.append_salt_id(out))) }
+}
+
+/// Writes what `make` appends to a text for C. Whether there is something, and it fits.
+unsafe fn tell(text: *mut c_char, size: usize, make: impl FnOnce(&mut Vec<u8>) -> bool) -> c_int {
+    let mut out = Vec::with_capacity(size);
+    let is_there = catch_unwind(AssertUnwindSafe(|| make(&mut out))).unwrap_or(false);
+    if !is_there || out.len() >= size {
+        return 0;
+    }
+    out.push(0);
+    // SAFETY: there is room for `size` bytes, which these are no more than.
+    unsafe { ptr::copy_nonoverlapping(out.as_ptr(), text.cast(), out.len()) };
+    1
+}
+
 /// The process ends.
 #[unsafe(no_mangle)]
 extern "C" fn kafkalog_vmod_exit() {

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use kafkalog::counters::Counters;
-use kafkalog::engine::{Engine, HandOver, Origin, Setup};
+use kafkalog::engine::{Addresses, Engine, HandOver, Origin, Setup};
 
 use crate::clients::{self, Bound};
 use crate::guard::Guard;
@@ -42,6 +42,8 @@ pub(crate) struct Module {
     pub(crate) lifecycle: Mutex<Lifecycle<Shipper>>,
     pub(crate) statistics: Statistics,
     healthy: AtomicBool,
+    /// What becomes of addresses, as the running engine has it.
+    addresses: RwLock<Option<Addresses>>,
     /// Where varnishd takes clients' connections.
     listening: Mutex<Vec<Bound>>,
 }
@@ -70,6 +72,7 @@ impl Module {
             lifecycle: Mutex::new(Lifecycle::new(directory, guard)),
             statistics: Statistics::new(Box::new(|name, counters, text| host.segment(name, counters, text))),
             healthy: AtomicBool::new(false),
+            addresses: RwLock::new(None),
             listening: Mutex::default(),
         });
         keeper::start(module).map_err(|error| format!("starting a thread: {error}"))?;
@@ -106,8 +109,29 @@ impl Module {
         self.healthy.load(Ordering::Relaxed)
     }
 
+    /// Appends what becomes of an address; `false` when there is nothing to show.
+    pub(crate) fn append_address(&self, text: &[u8], out: &mut Vec<u8>) -> bool {
+        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        addresses.as_ref().is_some_and(|addresses| addresses.append(text, out))
+    }
+
+    /// Appends the id of the current salt; `false` when there is none.
+    pub(crate) fn append_salt_id(&self, out: &mut Vec<u8>) -> bool {
+        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        let id = addresses.as_ref().and_then(Addresses::salt_id);
+        out.extend_from_slice(id.as_deref().unwrap_or_default().as_bytes());
+        id.is_some()
+    }
+
     /// Shows the numbers as they are now.
     pub(crate) fn publish(&self, machine: Option<&Shipper>) {
+        let addresses = machine.and_then(|machine| machine.engine.addresses());
+        let is_same = |addresses: &Option<Addresses>| {
+            *addresses == *self.addresses.read().unwrap_or_else(PoisonError::into_inner)
+        };
+        if !is_same(&addresses) {
+            *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+        }
         let healthy = machine.is_some_and(|machine| machine.engine.healthy());
         self.healthy.store(healthy, Ordering::Relaxed);
         self.statistics.publish(healthy);
