@@ -84,7 +84,11 @@ impl Pipeline {
     pub fn compile(config: &Config, source: &Source, salts: Arc<Salts>) -> Result<Self, ConfigError> {
         let mut table = CaptureTable::default();
         let start = table.intern(crate::format::request_start());
-        let settings = Settings { host: &config.host, address_headers: &config.anonymize.headers };
+        let settings = Settings {
+            host: &config.host,
+            address_headers: &config.anonymize.headers,
+            searched: &config.anonymize.search,
+        };
         let mut tests = TestTable::default();
         let mut streams = Vec::new();
         let mut interest = Interest::default();
@@ -370,6 +374,34 @@ mod tests {
         (Tag::REQ_ACCT, 7, b"100 0 100 200 4321 4521"),
         (Tag::END, 7, b""),
     ];
+
+    #[test]
+    fn addresses_are_found_in_text_where_that_is_asked_for() {
+        let mut pipeline = pipeline(
+            "[anonymize]\nip = \"truncate\"\nsearch = [\"url\", \"VCL_Log:seen\", \"Referer\"]\n[[stream]]\nname = \"w\"\noutput = \"stdout\"\n\
+             line = '%U %q %r %{Referer}i %{VCL_Log:seen}x %{VCL_Log:other}x %{VSL:ReqURL}x'\n",
+        );
+        let mut kept = Kept::default();
+        let records = REQUEST.iter().map(|(tag, vxid, text)| match *tag {
+            Tag::REQ_URL => (*tag, *vxid, &b"/u/192.0.2.7?from=192.0.2.8&x"[..]),
+            _ => (*tag, *vxid, *text),
+        });
+        let mut records: Vec<_> = records.collect();
+        let end = records.pop().unwrap();
+        records.extend([
+            (Tag::REQ_HEADER, 7, &b"Referer: http://192.0.2.9:80/"[..]),
+            (Tag::VCL_LOG, 7, b"seen:by 192.0.2.10"),
+            (Tag::VCL_LOG, 7, b"other:v 1.2.3"),
+            end,
+        ]);
+        run(&mut pipeline, &mut kept, 1, &records);
+        assert_eq!(
+            kept.lines[0].1,
+            "/u/192.0.2.0 ?from=192.0.2.0&x GET http://en.m.wikipedia.org/u/192.0.2.0?from=192.0.2.0&x HTTP/1.1 \
+             http://192.0.2.0:80/ by 192.0.2.0 v 1.2.3 /u/192.0.2.0?from=192.0.2.0&x"
+        );
+        assert!(!kept.lines[0].3, "nothing was hashed");
+    }
 
     #[test]
     fn a_webrequest_record_has_its_fields_and_no_address() {

@@ -100,6 +100,8 @@ pub struct Anonymize {
     pub ip6_prefix: Spanned<u8>,
     /// Request headers that hold addresses.
     pub headers: Vec<String>,
+    /// Where addresses are looked for in other text: `url`, `VCL_Log`, `VCL_Log:KEY`, or a header's name.
+    pub search: Vec<String>,
 }
 
 impl Default for Anonymize {
@@ -115,6 +117,7 @@ impl Default for Anonymize {
             rotate: Spanned::new(0..0, Period(Duration::from_secs(DAY))),
             ip6_prefix: Spanned::new(0..0, 64),
             headers: ["X-Forwarded-For", "X-Real-IP", "X-Client-IP", "Forwarded"].map(str::to_owned).to_vec(),
+            search: Vec::new(),
         }
     }
 }

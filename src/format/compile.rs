@@ -17,6 +17,15 @@ pub struct Settings<'a> {
     pub host: &'a str,
     /// Headers that hold addresses.
     pub address_headers: &'a [String],
+    /// Where addresses are looked for in other text: `url`, `VCL_Log`, `VCL_Log:KEY`, or a header's name.
+    pub searched: &'a [String],
+}
+
+impl Settings<'_> {
+    /// Whether addresses are looked for in what has this name.
+    pub(super) fn searches(&self, name: &str) -> bool {
+        self.searched.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
 }
 
 /// One step of a program: text as it stands, and what follows it.
@@ -61,6 +70,12 @@ pub(super) enum Operation {
         capture: CaptureId,
         missing: Box<[u8]>,
     },
+    /// Text with addresses anywhere in it: those hashed.
+    Searched {
+        capture: CaptureId,
+        part: Part,
+        missing: Box<[u8]>,
+    },
     /// A URL up to its `?`.
     Path {
         capture: CaptureId,
@@ -98,6 +113,16 @@ pub(super) enum Operation {
         unit: Unit,
         missing: Box<[u8]>,
     },
+}
+
+/// Which part of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    /// Of a URL, up to its `?`.
+    Path,
+    /// Of a URL, from its `?` on.
+    Query,
 }
 
 /// The unit of a time that is shown as a number.
@@ -160,7 +185,7 @@ impl Program {
     /// [`FormatError`] with varnishncsa's own message.
     pub fn varnishncsa(notation: &str, json: bool, table: &mut CaptureTable) -> Result<Self, FormatError> {
         let escape = if json { Escape::Raw } else { Escape::Hex };
-        let settings = Settings { host: "", address_headers: &[] };
+        let settings = Settings { host: "", address_headers: &[], searched: &[] };
         Compiler::new(notation, settings, table, escape, Dialect::Varnishncsa { json }).line()
     }
 
@@ -318,13 +343,13 @@ impl<'a> Compiler<'a> {
                 Ok(())
             }
             'U' => {
-                let (capture, missing) = (self.table.intern(url()), self.missing(specifier, self.dialect.missing_text())?);
-                self.add(Operation::Path { capture, missing });
+                let missing = self.missing(specifier, self.dialect.missing_text())?;
+                self.url(Part::Path, missing);
                 Ok(())
             }
             'q' => {
-                let (capture, missing) = (self.table.intern(url()), self.missing(specifier, "")?);
-                self.add(Operation::Query { capture, missing });
+                let missing = self.missing(specifier, "")?;
+                self.url(Part::Query, missing);
                 Ok(())
             }
             'u' => {
@@ -390,6 +415,16 @@ impl<'a> Compiler<'a> {
         self.value(specifier, capture, self.dialect.missing_number())
     }
 
+    fn url(&mut self, part: Part, missing: Box<[u8]>) {
+        let capture = self.table.intern(url());
+        self.add(match part {
+            _ if self.settings.searches("url") => Operation::Searched { capture, part, missing },
+            Part::Path => Operation::Path { capture, missing },
+            Part::Query => Operation::Query { capture, missing },
+            Part::Whole => Operation::Value { capture, missing },
+        });
+    }
+
     /// `%r`: `%m http://HOST%U%q %H`
     fn request_line(&mut self, specifier: &Specifier) -> Result<(), FormatError> {
         let plain = Specifier { missing: None, kind: None, ..specifier.clone() };
@@ -397,9 +432,8 @@ impl<'a> Compiler<'a> {
         self.literal(b" ");
         let host = self.table.intern(host());
         self.add(Operation::Origin { capture: host, missing: b"http://localhost"[..].into() });
-        let url = self.table.intern(url());
-        self.add(Operation::Path { capture: url, missing: [].into() });
-        self.add(Operation::Query { capture: url, missing: [].into() });
+        self.url(Part::Path, [].into());
+        self.url(Part::Query, [].into());
         self.literal(b" ");
         self.value(&plain, protocol(), "HTTP/1.0")
     }
@@ -445,6 +479,13 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
+    /// Text with addresses anywhere in it.
+    pub(super) fn searched(&mut self, specifier: &Specifier, capture: Capture) -> Result<(), FormatError> {
+        let (capture, missing) = (self.table.intern(capture), self.missing(specifier, "-")?);
+        self.add(Operation::Searched { capture, part: Part::Whole, missing });
+        Ok(())
+    }
+
     fn header(&mut self, specifier: &Specifier, tags: [Tag; 2]) -> Result<(), FormatError> {
         let name = &specifier.argument;
         if self.dialect.shows_addresses() {
@@ -461,6 +502,9 @@ impl<'a> Compiler<'a> {
             let (capture, missing) = (self.table.intern(capture), self.missing(specifier, "-")?);
             self.add(Operation::AddressList { capture, missing });
             return Ok(());
+        }
+        if self.settings.searches(name) {
+            return self.searched(specifier, capture);
         }
         self.value(specifier, capture, "-")
     }

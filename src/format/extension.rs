@@ -1,6 +1,6 @@
 //! `%{…}x`: what varnishncsa has no letters for.
 
-use super::compile::{Compiler, Dialect, Operation};
+use super::compile::{Compiler, Dialect, Operation, Part};
 use super::parse::{Kind, Specifier};
 use super::values::{first_byte, logged};
 use super::{Escape, FormatError};
@@ -51,6 +51,11 @@ impl Compiler<'_> {
                 Ok(())
             }
             _ => match argument.split_once(':') {
+                Some(("VCL_Log", key))
+                    if !key.is_empty() && (self.settings.searches("VCL_Log") || self.settings.searches(argument)) =>
+                {
+                    self.searched(specifier, logged(key))
+                }
                 Some(("VCL_Log", key)) if !key.is_empty() || self.dialect.shows_addresses() => {
                     self.value(specifier, logged(key), "")
                 }
@@ -147,6 +152,10 @@ impl Compiler<'_> {
         let missing = self.missing(specifier, "-")?;
         self.add(if is_header && lists_addresses {
             Operation::AddressList { capture, missing }
+        } else if self.settings.searches(prefix.filter(|_| is_header).unwrap_or(name))
+            || ([Tag::REQ_URL, Tag::BEREQ_URL].contains(&tag) && self.settings.searches("url"))
+        {
+            Operation::Searched { capture, part: Part::Whole, missing }
         } else if tag.may_hold_addresses() {
             Operation::AddressWords { capture, missing }
         } else if specifier.kind == Some(Kind::Number) {

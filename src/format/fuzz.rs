@@ -38,7 +38,8 @@ pub fn format_parser(bytes: &[u8]) {
     let pieces: Vec<_> = pieces.collect();
     for json in [true, false] {
         let mut table = CaptureTable::default();
-        let settings = Settings { host: "h", address_headers: &["X-Forwarded-For".into()] };
+        let settings =
+            Settings { host: "h", address_headers: &["X-Forwarded-For".into()], searched: &["Cookie".into()] };
         let compile = if json { Program::json } else { Program::line };
         match compile(&notation, settings, &mut table) {
             Ok(mut program) => {

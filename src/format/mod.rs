@@ -17,6 +17,7 @@ pub mod fuzz;
 mod parse;
 mod preset;
 mod render;
+mod search;
 mod time;
 mod values;
 

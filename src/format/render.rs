@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use super::compile::{Operation, Program, Step, Unit};
+use super::compile::{Operation, Part, Program, Step, Unit};
+use super::search::{Piece, for_each_piece};
 use super::{Escape, Timestamp};
 use crate::anonymize::{Anonymizer, Element, for_each_element, parse};
 use crate::log::Side;
@@ -64,6 +65,20 @@ impl Program {
                 },
                 Operation::AddressWords { capture, missing } => match (transaction.value(*capture), &mut addresses) {
                     (Some(value), Some(addresses)) => append_words(value, addresses, escape, out),
+                    _ => out.extend_from_slice(missing),
+                },
+                Operation::Searched { capture, part, missing } => match (transaction.value(*capture), &mut addresses) {
+                    (Some(value), Some(addresses)) => {
+                        let value = match part {
+                            Part::Whole => value,
+                            Part::Path => split_url(value).0,
+                            Part::Query => split_url(value).1,
+                        };
+                        for_each_piece(value, |piece| match piece {
+                            Piece::Address(address) => addresses.append(address, out),
+                            Piece::Text(text) => escape.append(text, out),
+                        });
+                    }
                     _ => out.extend_from_slice(missing),
                 },
                 Operation::Path { capture, missing } => match transaction.value(*capture) {
