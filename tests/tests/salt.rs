@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, SystemTime};
 use std::{env, io};
@@ -17,8 +18,12 @@ use kafkalog::config::{Config, IpFunction, Source};
 use kafkalog::message::SaltId;
 use kafkalog::salt::Keeper;
 use kafkalog::secret::{Protection, STACK, protect_at_best, scrub_stack};
+use kafkalog_tests::backend::Backend;
+use kafkalog_tests::load::Load;
+use kafkalog_tests::process::Running;
 use kafkalog_tests::programs::Programs;
 use kafkalog_tests::servers::{self, Release, ZooKeeper};
+use kafkalog_tests::varnishd::Varnishd;
 use kafkalog_tests::wait;
 use siphasher::sip128::SipHasher24;
 use tempfile::TempDir;
@@ -299,4 +304,59 @@ fn an_old_salt_is_nowhere() {
     for wanted in [&key[..], digits.as_bytes()] {
         assert_eq!(files_with(world.work.path(), wanted), 0, "the salt is in a file");
     }
+}
+
+/// Requests on both sides of a boundary, without ZooKeeper to ask: each line has the salt of the epoch in which its request
+/// started, and one that all nodes have.
+#[test]
+fn a_rotation_is_exact_to_the_record() {
+    let Some(mut world) = World::build("a_rotation_is_exact_to_the_record") else { return };
+    let programs = Programs::build().unwrap();
+    let (work, backend) = (world.work.path().to_owned(), Backend::start().unwrap());
+    let output = work.join("output");
+    fs::create_dir(&output).unwrap();
+    let vcl = include_str!("../../examples/demo.vcl")
+        .replace("import kafkalog;", "")
+        .replace("kafkalog.start(\"CONFIGURATION\");", "")
+        .replace("BACKEND_HOST", &backend.address().ip().to_string())
+        .replace("BACKEND_PORT", &backend.address().port().to_string());
+    let varnishd = Varnishd::start(&programs, &vcl, &work, &output, &STOP).unwrap();
+    let (lines, config) = (work.join("lines"), work.join("daemon.toml"));
+    let text = fs::read_to_string(work.join("k.toml")).unwrap();
+    let text = text
+        .replace("/dev/null", lines.to_str().unwrap())
+        .replace("format = \"ncsa\"", "line = '%{usec}t %h %{Kafkalog:salt_id}x'");
+    fs::write(&config, format!("host = \"edge1\"\nvarnish.name = \"{}\"\n{text}", varnishd.directory().display()))
+        .unwrap();
+    while into_the_epoch() >= 20 {
+        thread::sleep(Duration::from_millis(100));
+    }
+    let mut command = Command::new(programs.kafkalog());
+    let mut daemon = Running::start("daemon", command.arg("run").arg("--config").arg(&config), &output).unwrap();
+    // The next salt is there a few seconds before the boundary.
+    while into_the_epoch() < PERIOD - 4 {
+        thread::sleep(Duration::from_millis(100));
+    }
+    world.zookeeper.kill().unwrap();
+    let mut sent = 0;
+    while sent < 500 || into_the_epoch() >= PERIOD / 2 || into_the_epoch() < 3 {
+        let load = Load { address: varnishd.address(), first: sent, requests: 250, seed: 3 };
+        load.run(&AtomicU64::new(0), &STOP).unwrap();
+        sent += 250;
+    }
+    daemon.terminate(SOON).unwrap();
+
+    let lines = fs::read_to_string(lines).unwrap();
+    let mut salts: BTreeMap<u64, BTreeSet<SaltId>> = BTreeMap::new();
+    for line in lines.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        let [start, hash, salt] = words[..] else { panic!("{} words", words.len()) };
+        assert!(hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "no hash");
+        let (start, salt): (u64, SaltId) = (start.parse().unwrap(), salt.parse().unwrap());
+        assert_eq!(salt.epoch, start / 1_000_000 / PERIOD, "started at {start}");
+        assert!(salt.generation.is_some(), "all nodes have it: {salt}");
+        salts.entry(salt.epoch).or_default().insert(salt);
+    }
+    assert_eq!(lines.lines().count() as u64, sent);
+    assert!(salts.len() == 2 && salts.values().all(|salts| salts.len() == 1), "{salts:?}");
 }
