@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use kafkalog::engine::Engine;
 use kafkalog::log::{self, LogError, LogSource, Start};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
@@ -26,6 +27,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let setup = super::load(&self.config)?;
+        // Of requests and salts, nothing belongs into a core dump, and other processes of this user need not read them.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).context("keeping core dumps off")?;
         let stop = super::stop_flag()?;
         let directory = super::instance_directory(setup.config().varnish.name.as_deref());
         let Some(source) = self.await_log(&directory, &stop)? else { return Ok(()) };

@@ -38,6 +38,9 @@ const HASHED: [u8; 5] = [4, 192, 0, 2, 1];
 
 const PERIOD: u64 = 60;
 
+/// Who may write in ZooKeeper.
+const DIGEST: &str = "zookeeper_digest = \"kafkalog:of the test\"\n";
+
 /// For what takes a second or two.
 const SOON: Duration = Duration::from_secs(30);
 
@@ -126,7 +129,7 @@ impl World {
         fs::write(&key, bytes).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let text = format!(
-            "[anonymize]\nzookeeper = \"{}/kafkalog\"\ncluster_key = \"{}\"\nrotate = \"{PERIOD}s\"\n\
+            "[anonymize]\nzookeeper = \"{}/kafkalog\"\n{DIGEST}cluster_key = \"{}\"\nrotate = \"{PERIOD}s\"\n\
              [[stream]]\nname = \"w\"\noutput = \"file:/dev/null\"\nformat = \"ncsa\"\n",
             self.zookeeper.address(),
             key.display()
@@ -254,6 +257,14 @@ fn nodes_agree_and_replace_each_other() {
         Ok((status.status.success() && is_shown).then_some(()))
     })
     .unwrap();
+
+    // Somebody with the key, but without the password.
+    let text = fs::read_to_string(world.work.path().join("k.toml")).unwrap().replace(DIGEST, "");
+    let outsider = world.work.path().join("outsider.toml");
+    fs::write(&outsider, text).unwrap();
+    let status = Command::new(&kafkalog).args(["salt", "status", "--config"]).arg(outsider).output().unwrap();
+    let said = String::from_utf8(status.stderr).unwrap();
+    assert!(!status.status.success() && said.contains("does not allow") && !said.contains("of the test"), "{said}");
 
     // Somebody with another key gets nothing, and does no harm.
     world.configure("stranger.toml", "stranger.key", [0x11; 32]);
