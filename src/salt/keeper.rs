@@ -247,7 +247,7 @@ impl Cluster {
         let Some((session, look)) = &mut self.session else {
             let Some(session) = Session::begin(&self.zookeeper, self.digest.as_ref(), stopped)? else { return Ok(()) };
             self.member.begin_session(random_name().map_err(|error| Trouble(error.to_string()))?);
-            self.session = Some((session, Look { at: Instant::now() - LOOK_AGAIN, epochs: Vec::new() }));
+            self.session = Some((session, Look { at: Instant::now(), epochs: Vec::new() }));
             return Ok(());
         };
         let epochs: Vec<u64> = self.member.wanted(now.unix).collect();
