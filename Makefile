@@ -47,6 +47,8 @@ demo: release ## Run the whole pipeline on this machine and count what arrives (
 # Tests that need servers note here, one a line, why they did not run. With CI in the environment they fail.
 SKIPPED := target/servers/skipped
 
+# A Kerberos realm, for a broker that wants tickets.
+test: PACKAGES += krb5-admin-server krb5-kdc krb5-user libsasl2-modules-gssapi-mit
 test: build ## Run every test, those with a real varnishd and real Kafkas included
 	@rm -f $(SKIPPED)
 	$(CARGO) test --workspace

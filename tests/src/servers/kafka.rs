@@ -38,6 +38,8 @@ pub struct Options {
     /// More properties of the brokers. `LISTENER` in a value stands for a broker's address and port, `SECOND` for the address of
     /// another one; clients of [`Cluster::client`] come to the first, in the clear.
     pub properties: Vec<(String, String)>,
+    /// More options of the brokers' Java.
+    pub java: String,
 }
 
 /// Brokers with what they need, numbered from 1. All end when it is dropped.
@@ -169,6 +171,9 @@ impl Cluster {
             thread::sleep((killed + SESSION).saturating_duration_since(Instant::now()));
         }
         let mut command = java(&self.jars, &work, "kafka.Kafka")?;
+        if !self.options.java.is_empty() {
+            command.env("JAVA_TOOL_OPTIONS", &self.options.java);
+        }
         let running = Running::start(&format!("broker-{id}"), command.arg(&file), &work)?;
         self.broker(id)?.running = Some(running);
         Ok(())

@@ -5,12 +5,14 @@
 //! begins with [`had`]: where they cannot be had, it fails in CI (`CI` is set), and elsewhere does not run and says so.
 
 mod kafka;
+mod kerberos;
 mod maven;
 mod metadata;
 mod ports;
 mod zookeeper;
 
 pub use kafka::{Cluster, Options};
+pub use kerberos::Kerberos;
 pub use zookeeper::ZooKeeper;
 
 use std::fs::{self, File};

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
 
 mod feed;
+mod kerberos;
 mod security;
 
 use std::fs;
@@ -54,12 +55,20 @@ struct World {
 impl World {
     /// `None` where the release cannot be had.
     fn build(release: &str, brokers: u16, properties: &[(&str, &str)], scenario: &str) -> Option<Self> {
+        Self::build_with(release, brokers, Self::options(properties), scenario)
+    }
+
+    /// What clusters have in common, with these properties of the brokers.
+    fn options(properties: &[(&str, &str)]) -> Options {
+        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Options { chroot: "/kafka/one".to_owned(), properties, ..Options::default() }
+    }
+
+    fn build_with(release: &str, brokers: u16, options: Options, scenario: &str) -> Option<Self> {
         let release = Release::named(release);
         let jars = servers::had(release, scenario)?;
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let work = tempfile::tempdir().unwrap();
-        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let options = Options { chroot: "/kafka/one".to_owned(), properties };
         let cluster = Cluster::start(release, &jars, brokers, options, work.path(), &STOP).unwrap();
         cluster.create_topic(TOPIC, PARTITIONS, brokers.min(3), &[], &STOP).unwrap();
         Some(Self { cluster, work, _one: one })
