@@ -5,6 +5,7 @@
 
 mod feed;
 mod kerberos;
+mod live;
 mod security;
 
 use std::fs;
@@ -198,23 +199,6 @@ fn finish(world: &World, feed: Feed) {
 
 fn pause(seconds: u64) {
     std::thread::sleep(Duration::from_secs(seconds));
-}
-
-#[test]
-fn brokers_are_killed_one_after_the_other() {
-    let Some(mut world) = World::build("3.9", 3, &[], "brokers_are_killed_one_after_the_other") else { return };
-    let configuration = world.configure(&world.by_list());
-    let feed = feed(&configuration);
-    let (rounds, between) = if is_long() { (9, 10) } else { (3, 3) };
-    for round in 0..rounds {
-        pause(between);
-        let id = round % 3 + 1;
-        world.cluster.kill(id).unwrap();
-        pause(between);
-        world.cluster.start_broker(id).unwrap();
-        world.cluster.await_brokers(3, &STOP).unwrap();
-    }
-    finish(&world, feed);
 }
 
 #[test]
