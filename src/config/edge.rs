@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{ByteSize, ConfigError, Period, Property, Source};
 use crate::transaction::Grouping;
-use crate::zookeeper::ConnectString;
+use crate::zookeeper::Ensemble;
 
 /// Seconds of a day.
 const DAY: u64 = 86_400;
@@ -68,7 +68,7 @@ pub struct Kafka {
     #[serde(default = "no_brokers")]
     pub bootstrap: Spanned<Vec<String>>,
     /// The ZooKeeper that tells of the brokers.
-    pub zookeeper: Option<Spanned<ConnectString>>,
+    pub zookeeper: Option<Spanned<Ensemble>>,
     /// The listener, or else the protocol, whose endpoints are taken from there; by default, that of `security.protocol`.
     pub listener: Option<Spanned<String>>,
     /// Passed to librdkafka.
@@ -87,7 +87,7 @@ pub struct Anonymize {
     /// Where the salt comes from; by default, from ZooKeeper if there is one.
     pub salt: Option<Spanned<SaltSource>>,
     /// The ZooKeeper that the cluster's nodes agree in, with the path that everything is below.
-    pub zookeeper: Option<Spanned<ConnectString>>,
+    pub zookeeper: Option<Spanned<Ensemble>>,
     /// The file that holds the secret of the cluster's nodes; without a `/`, the name of a systemd credential.
     pub cluster_key: Option<Spanned<PathBuf>>,
     /// `user:password` for ZooKeeper; what is written there is then its writers' alone.

@@ -18,12 +18,12 @@ pub use registration::{Broker, Choice, Endpoint, RegistrationError};
 pub use watch::{Addresses, Found, Watch, look};
 
 use crate::config::Kafka;
-use crate::zookeeper::ConnectString;
+use crate::zookeeper::Ensemble;
 
 /// Where to look, and for what.
 #[derive(Debug, Clone)]
 pub struct Discovery {
-    zookeeper: ConnectString,
+    zookeeper: Ensemble,
     choice: Choice,
 }
 
@@ -44,7 +44,7 @@ impl Discovery {
 
     /// Where it looks.
     #[must_use]
-    pub fn zookeeper(&self) -> &ConnectString {
+    pub fn zookeeper(&self) -> &Ensemble {
         &self.zookeeper
     }
 

@@ -17,7 +17,7 @@ use super::space::Trouble;
 use super::table::{Clock, Missing, Salts, since_epoch};
 use crate::config::{Anonymize, OnMissing, Property, SaltSource};
 use crate::counters::SaltCounters;
-use crate::zookeeper::ConnectString;
+use crate::zookeeper::Ensemble;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ pub enum KeeperError {
 struct Settings {
     period: Duration,
     missing: Missing,
-    zookeeper: Option<(ConnectString, PathBuf, Option<Property>)>,
+    zookeeper: Option<(Ensemble, PathBuf, Option<Property>)>,
 }
 
 /// The salts, and the thread that keeps them: it wipes those whose time is over, and with a ZooKeeper agrees with the other
@@ -218,7 +218,7 @@ impl Work {
 
 /// The cluster, as this thread is in touch with it.
 struct Cluster {
-    zookeeper: ConnectString,
+    zookeeper: Ensemble,
     digest: Option<Property>,
     member: Member,
     session: Option<(Session, Look)>,

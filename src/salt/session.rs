@@ -11,7 +11,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 use super::member::EPOCHS;
 use super::space::{Life, Node, Space, Trouble};
 use crate::config::Property;
-use crate::zookeeper::{ConnectString, Watches, describe, runtime};
+use crate::zookeeper::{Ensemble, Watches, describe, runtime};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -31,13 +31,13 @@ pub(super) struct Session {
 impl Session {
     /// Begins a session, unless `stop` comes first; then there is none.
     pub(super) fn begin(
-        zookeeper: &ConnectString,
+        zookeeper: &Ensemble,
         digest: Option<&Property>,
         stop: &mut oneshot::Receiver<()>,
     ) -> Result<Option<Self>, Trouble> {
         let runtime = runtime().map_err(|error| Trouble(error.to_string()))?;
         // With a user, what is written is that user's alone.
-        let acls = if digest.is_some() { Acls::creator_all() } else { Acls::anyone_all() };
+        let acls = if digest.is_some() || zookeeper.has_user() { Acls::creator_all() } else { Acls::anyone_all() };
         let connecting = async {
             let client = zookeeper.connect_to_write(digest).await?;
             match client.create(EPOCHS, b"", &CreateMode::Persistent.with_acls(acls)).await {
@@ -75,7 +75,8 @@ impl Session {
     pub(super) fn end(self) {
         let Self { runtime, client, watches, .. } = self;
         drop((client, watches));
-        runtime.block_on(sleep(GOODBYE));
+        // Made inside the runtime, or there is no clock for it.
+        runtime.block_on(async { sleep(GOODBYE).await });
     }
 
     fn run<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -14,6 +14,7 @@
 pub mod addresses;
 pub mod backend;
 pub mod broker;
+pub mod certificates;
 pub mod command_line;
 pub mod digits;
 pub mod load;

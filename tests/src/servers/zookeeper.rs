@@ -22,8 +22,10 @@ pub struct ZooKeeper {
     jars: PathBuf,
     work: PathBuf,
     port: u16,
-    /// What an ensemble's configuration says of its servers.
-    ensemble: String,
+    /// More properties, a line each.
+    properties: String,
+    /// More options of its Java.
+    java: String,
     running: Option<Running>,
 }
 
@@ -68,9 +70,45 @@ impl ZooKeeper {
         })
     }
 
-    fn new(jars: &Path, work: PathBuf, ensemble: String) -> anyhow::Result<Self> {
+    /// Starts one that has clients served by TLS only, with the [certificates](crate::certificates::make) in `work`, and of them only
+    /// `user` by SASL with DIGEST-MD5. Gives its address as well, which is not [`address`](Self::address).
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer in time.
+    pub fn secured(
+        jars: &Path,
+        work: &Path,
+        (user, password): (&str, &str),
+        stop: &AtomicBool,
+    ) -> anyhow::Result<(Self, String)> {
+        let logins = work.join("logins.conf");
+        let login = format!(
+            "Server {{ org.apache.zookeeper.server.auth.DigestLoginModule required user_{user}=\"{password}\"; }};\n"
+        );
+        fs::write(&logins, login).with_context(|| format!("writing {}", logins.display()))?;
+        let at = |name: &str| work.join(name).display().to_string();
+        ports::retried(|| {
+            let port = ports::free()?;
+            let properties = format!(
+                "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+                 secureClientPort={port}\nsecureClientPortAddress=127.0.0.1\nssl.clientAuth=need\n\
+                 ssl.keyStore.type=PEM\nssl.keyStore.location={}\nssl.trustStore.type=PEM\nssl.trustStore.location={}\n\
+                 authProvider.1=org.apache.zookeeper.server.auth.SASLAuthenticationProvider\n\
+                 sessionRequireClientSASLAuth=true\n",
+                at("server.pem"),
+                at("authority.pem"),
+            );
+            let mut zookeeper = Self::new(jars, work.join("zookeeper"), properties)?;
+            zookeeper.java = format!("-Djava.security.auth.login.config={}", logins.display());
+            zookeeper.start_again(stop)?;
+            Ok((zookeeper, format!("127.0.0.1:{port}")))
+        })
+    }
+
+    fn new(jars: &Path, work: PathBuf, properties: String) -> anyhow::Result<Self> {
         fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;
-        Ok(Self { jars: jars.to_owned(), work, port: ports::free()?, ensemble, running: None })
+        Ok(Self { jars: jars.to_owned(), work, port: ports::free()?, properties, java: String::new(), running: None })
     }
 
     /// `127.0.0.1:port`
@@ -96,10 +134,13 @@ impl ZooKeeper {
              admin.enableServer=false\nmaxClientCnxns=0\n4lw.commands.whitelist=*\n{}",
             self.work.join("data").display(),
             self.port,
-            self.ensemble,
+            self.properties,
         );
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         let mut command = java(&self.jars, &self.work, "org.apache.zookeeper.server.quorum.QuorumPeerMain")?;
+        if !self.java.is_empty() {
+            command.env("JAVA_TOOL_OPTIONS", &self.java);
+        }
         self.running = Some(Running::start("zookeeper", command.arg(&file), &self.work)?);
         Ok(())
     }

@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
+use kafkalog_tests::certificates;
 use kafkalog_tests::programs::Programs;
 use kafkalog_tests::varnishd::Varnishd;
 
@@ -15,31 +14,11 @@ use super::{RECORDING, STOP, World, kafkalog, lines, text};
 const USER: &str = "edge";
 const PASSWORD: &str = "not-to-be-shown-7391";
 
-/// A certificate authority, and a key with a certificate of it for each side, as PEM.
-fn make_certificates(directory: &Path) {
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments}: {}", text(&output.stderr));
-    };
-    openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout authority.key -out authority.pem");
-    for (side, extension) in [("server", "subjectAltName=IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")] {
-        openssl(&format!("req -newkey rsa:2048 -nodes -subj /CN={side} -keyout {side}.key -out {side}.csr"));
-        fs::write(directory.join("extension"), extension).unwrap();
-        openssl(&format!(
-            "x509 -req -days 2 -in {side}.csr -CA authority.pem -CAkey authority.key -CAcreateserial \
-                 -extfile extension -out {side}.crt"
-        ));
-    }
-    // Kafka wants both in a file.
-    let of = |name: &str| fs::read(directory.join(name)).unwrap();
-    fs::write(directory.join("server.pem"), [of("server.key"), of("server.crt")].concat()).unwrap();
-    fs::write(directory.join("password"), format!("{PASSWORD}\n")).unwrap();
-}
-
 #[test]
 fn tls_and_sasl_are_spoken_and_insisted_on() {
     let directory = tempfile::tempdir().unwrap();
-    make_certificates(directory.path());
+    certificates::make(directory.path()).unwrap();
+    fs::write(directory.path().join("password"), format!("{PASSWORD}\n")).unwrap();
     let at = |name: &str| directory.path().join(name).display().to_string();
     let (keys, authority) = (at("server.pem"), at("authority.pem"));
     let plain = format!("org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";");
