@@ -127,6 +127,8 @@ pub struct SaltCounters {
     pub rotation_seconds: Gauge,
     /// 1 while there is a session with ZooKeeper.
     pub connected: Gauge,
+    /// Milliseconds by which this machine's clock and ZooKeeper's are apart at least, when this node last wrote there.
+    pub clock_skew_milliseconds: Gauge,
     /// Messages in ZooKeeper that were not written with the cluster's key.
     pub refused: Counter,
     /// Salts that this node made and the cluster took.

@@ -212,6 +212,9 @@ impl Work {
         counters.generation.set(shared.and_then(|id| id.generation).unwrap_or_default().into());
         counters.age_seconds.set(age);
         counters.rotation_seconds.set(self.salts.period().as_secs() - age);
+        if let Some((session, _)) = self.cluster.as_ref().and_then(|cluster| cluster.session.as_ref()) {
+            counters.clock_skew_milliseconds.set(session.clock_skew().as_millis().try_into().unwrap_or(u64::MAX));
+        }
         counters.connected.set(self.cluster.as_ref().is_some_and(|cluster| cluster.session.is_some()).into());
     }
 }

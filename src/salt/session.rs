@@ -10,6 +10,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::member::EPOCHS;
 use super::space::{Life, Node, Space, Trouble};
+use super::table::since_epoch;
 use crate::config::Property;
 use crate::zookeeper::{Ensemble, Watches, describe, runtime};
 
@@ -26,6 +27,8 @@ pub(super) struct Session {
     client: Client,
     acls: Acls<'static>,
     watches: Watches,
+    /// See [`SaltCounters`](crate::counters::SaltCounters).
+    clock_skew: Duration,
 }
 
 impl Session {
@@ -52,7 +55,7 @@ impl Session {
             }
         });
         let client = client.map_err(|error| trouble(&error))?;
-        Ok(client.map(|client| Self { runtime, client, acls, watches: Watches::default() }))
+        Ok(client.map(|client| Self { runtime, client, acls, watches: Watches::default(), clock_skew: Duration::ZERO }))
     }
 
     /// Waits until something that was read has changed, for as long as `limit`, or until `stop`. Whether it has changed.
@@ -77,6 +80,11 @@ impl Session {
         drop((client, watches));
         // Made inside the runtime, or there is no clock for it.
         runtime.block_on(async { sleep(GOODBYE).await });
+    }
+
+    /// By how much, at least, this machine's clock and ZooKeeper's were apart when something was last written.
+    pub(super) fn clock_skew(&self) -> Duration {
+        self.clock_skew
     }
 
     fn run<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -133,8 +141,13 @@ impl Space for Session {
             Life::Ephemeral => CreateMode::Ephemeral,
         };
         let options = mode.with_acls(self.acls);
+        let before = since_epoch();
         match self.run(self.client.create(path, data.as_bytes(), &options)) {
-            Ok(_) => Ok(true),
+            Ok((stat, _)) => {
+                let theirs = Duration::from_millis(u64::try_from(stat.ctime).unwrap_or(0));
+                self.clock_skew = distance(theirs, before, since_epoch());
+                Ok(true)
+            }
             Err(Error::NodeExists | Error::NoNode) => Ok(false),
             Err(error) => Err(trouble(&error)),
         }
@@ -156,6 +169,25 @@ impl Space for Session {
     }
 }
 
+/// How far a time is from a span of time; nothing if it is within.
+fn distance(time: Duration, from: Duration, to: Duration) -> Duration {
+    // ZooKeeper's times are whole milliseconds, rounded down.
+    from.saturating_sub(time + Duration::from_millis(1)).max(time.saturating_sub(to))
+}
+
 fn trouble(error: &Error) -> Trouble {
     Trouble(describe(error, "the salt's path"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_apart_by_what_the_way_does_not_explain() {
+        let at = Duration::from_millis;
+        for (theirs, apart) in [(999, 0), (1_000, 0), (1_030, 0), (1_031, 1), (500, 499), (9_030, 8_000)] {
+            assert_eq!(distance(at(theirs), at(1_000), at(1_030)), at(apart), "{theirs}");
+        }
+    }
 }

@@ -100,6 +100,12 @@ pub(super) static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
         salt(Kind::Gauge, "salt_generation", "The shared salt's generation", |salt| salt.generation.get()),
         salt(Kind::Gauge, "salt_age_seconds", "Seconds since the epoch began", |salt| salt.age_seconds.get()),
         salt(Kind::Gauge, "salt_rotation_seconds", "Seconds until the next epoch", |salt| salt.rotation_seconds.get()),
+        salt(
+            Kind::Gauge,
+            "salt_clock_skew_milliseconds",
+            "How far this machine's clock and ZooKeeper's are apart at least",
+            |salt| salt.clock_skew_milliseconds.get(),
+        ),
         salt(Kind::Gauge, "salt_connected", "There is a session with ZooKeeper", |salt| salt.connected.get()),
     ];
     let mut stream = vec![
