@@ -36,10 +36,12 @@ pub struct Options {
     /// Below which path of ZooKeeper it registers, such as `/kafka/eqiad`.
     pub chroot: String,
     /// More properties of the brokers. `LISTENER` in a value stands for a broker's address and port, `SECOND` for the address of
-    /// another one; clients of [`Cluster::client`] come to the first, in the clear.
+    /// another one, and `IPV6` for the second port at `[::1]`; clients of [`Cluster::client`] come to the first, in the clear.
     pub properties: Vec<(String, String)>,
-    /// More options of the brokers' Java.
+    /// More options of the brokers' Java, which go before the usual ones.
     pub java: String,
+    /// How many ZooKeepers there are, if they are an ensemble.
+    pub ensemble: u16,
 }
 
 /// Brokers with what they need, numbered from 1. All end when it is dropped.
@@ -49,8 +51,8 @@ pub struct Cluster {
     jars: PathBuf,
     work: PathBuf,
     options: Options,
-    /// The ZooKeeper, for releases that have one.
-    pub zookeeper: Option<ZooKeeper>,
+    /// The ZooKeeper, for releases that have one, or all those of an ensemble.
+    pub zookeepers: Vec<ZooKeeper>,
     brokers: BTreeMap<u16, Broker>,
     /// Those of the quorum, where there is no ZooKeeper. Later ones only join.
     voters: Vec<u16>,
@@ -110,13 +112,17 @@ impl Cluster {
                 _ => (),
             }
         }
-        let zookeeper = release.has_zookeeper().then(|| ZooKeeper::start(jars, work, stop)).transpose()?;
+        let zookeepers = match (release.has_zookeeper(), options.ensemble) {
+            (false, _) => Vec::new(),
+            (true, 0) => vec![ZooKeeper::start(jars, work, stop)?],
+            (true, servers) => ZooKeeper::ensemble(jars, servers, work, stop)?,
+        };
         let mut cluster = Self {
             release: release.clone(),
             jars: jars.to_owned(),
             work: work.to_owned(),
             options,
-            zookeeper,
+            zookeepers,
             brokers: BTreeMap::new(),
             // Of two, both would have to be there.
             voters: (1..=if brokers < 3 { 1 } else { brokers }).collect(),
@@ -147,8 +153,8 @@ impl Cluster {
     /// When the release has no ZooKeeper.
     #[must_use]
     pub fn connect_string(&self) -> String {
-        let zookeeper = self.zookeeper.as_ref().expect("a release with ZooKeeper");
-        format!("{}{}", zookeeper.address(), self.options.chroot)
+        let addresses: Vec<_> = self.zookeepers.iter().map(ZooKeeper::address).collect();
+        format!("{}{}", addresses.join(","), self.options.chroot)
     }
 
     /// Starts a broker that was stopped or killed, with the same data on the same port. Where ZooKeeper still takes a killed one
@@ -172,7 +178,7 @@ impl Cluster {
         }
         let mut command = java(&self.jars, &work, "kafka.Kafka")?;
         if !self.options.java.is_empty() {
-            command.env("JAVA_TOOL_OPTIONS", &self.options.java);
+            command.env("_JAVA_OPTIONS", &self.options.java);
         }
         let running = Running::start(&format!("broker-{id}"), command.arg(&file), &work)?;
         self.broker(id)?.running = Some(running);
@@ -417,10 +423,12 @@ impl Cluster {
             set("listeners", listeners);
         }
         for (key, value) in &self.options.properties {
-            let addresses = [("LISTENER", broker.port), ("SECOND", broker.second)];
-            let value = addresses
-                .iter()
-                .fold(value.clone(), |value, (name, port)| value.replace(name, &format!("127.0.0.1:{port}")));
+            let addresses = [
+                ("LISTENER", format!("127.0.0.1:{}", broker.port)),
+                ("SECOND", format!("127.0.0.1:{}", broker.second)),
+                ("IPV6", format!("[::1]:{}", broker.second)),
+            ];
+            let value = addresses.iter().fold(value.clone(), |value, (name, address)| value.replace(name, address));
             set(key, value);
         }
         Ok(properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect())

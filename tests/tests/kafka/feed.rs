@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Before the records of a recording: its marker.
 const MARKER: usize = 4;
 
@@ -43,6 +45,16 @@ impl Feed {
         let feed = move || write(&mut input, &recording, lines as f64 / rate, &stopped, &counted);
         let writer = thread::Builder::new().name("feed".to_owned()).spawn(feed).unwrap();
         Self { kafkalog, writer: Some(writer), stop, rounds, log }
+    }
+
+    /// Stops kafkalog with SIGSTOP; it keeps all that it has.
+    pub(super) fn pause(&self) {
+        kill_process(Pid::from_child(&self.kafkalog), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&self) {
+        kill_process(Pid::from_child(&self.kafkalog), Signal::CONT).unwrap();
     }
 
     /// What it has said so far.

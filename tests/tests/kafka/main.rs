@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
 
+mod absences;
 mod feed;
 mod kerberos;
 mod live;
@@ -202,10 +203,27 @@ fn pause(seconds: u64) {
 }
 
 #[test]
+fn brokers_may_have_ipv6_addresses() {
+    let properties = [
+        ("listeners", "PLAINTEXT://LISTENER,SIX://IPV6"),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,SIX:PLAINTEXT"),
+        ("inter.broker.listener.name", "PLAINTEXT"),
+    ];
+    let options = Options { java: "-Djava.net.preferIPv4Stack=false".to_owned(), ..World::options(&properties) };
+    let Some(world) = World::build_with("3.9", 1, options, "brokers_may_have_ipv6_addresses") else { return };
+    let configuration = world.configure(&format!("{}\nlistener = \"SIX\"", world.by_zookeeper()));
+    let brokers = kafkalog("brokers", &configuration, &[]);
+    assert!(text(&brokers.stdout).starts_with("1\t[::1]:"), "{brokers:?}");
+    let replay = kafkalog("replay", &configuration, &["-r", &RECORDING.display().to_string()]);
+    assert!(replay.status.success(), "{}", text(&replay.stderr));
+    assert_eq!(world.messages().len(), lines(&configuration));
+}
+
+#[test]
 fn zookeeper_may_be_away() {
     let Some(mut world) = World::build("3.9", 1, &[], "zookeeper_may_be_away") else { return };
     let configuration = world.configure(&world.by_zookeeper());
-    let zookeeper = world.cluster.zookeeper.as_mut().unwrap();
+    let zookeeper = &mut world.cluster.zookeepers[0];
     zookeeper.kill().unwrap();
     let feed = feed(&configuration);
     let said = |what: &str| wait::until(what, SAY, &STOP, || Ok(feed.said().contains(what).then_some(()))).unwrap();
