@@ -156,6 +156,8 @@ pub struct Counters {
     pub overrun_segments: Counter,
     /// Times that a new child's log was attached to.
     pub reacquired: Counter,
+    /// Milliseconds for which brokers have throttled this client: its quota (KIP-13) is less than the lines need.
+    pub throttled_milliseconds: Counter,
     /// Panics caught in a thread, which was started again.
     pub panics: Counter,
     /// Bytes held by lines that are not acknowledged yet. The only one that also shrinks.

@@ -11,10 +11,10 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rdkafka::bindings as rd;
@@ -33,11 +33,13 @@ pub(super) struct Client {
     signs: Box<Signs>,
 }
 
-/// What librdkafka tells in its log alone.
+/// What librdkafka tells in no event.
 #[derive(Debug, Default)]
 struct Signs {
     /// A broker has closed the connection on being asked for its versions.
     refused: AtomicBool,
+    /// Milliseconds for which brokers have throttled this client (KIP-13), not taken yet.
+    throttled: AtomicU64,
 }
 
 /// The words for it, which have been the same since `ApiVersions` came.
@@ -108,6 +110,11 @@ impl Client {
     /// Whether a broker has closed the connection on being asked for its versions.
     pub(super) fn was_refused(&self) -> bool {
         self.signs.refused.load(Ordering::Relaxed)
+    }
+
+    /// For how many milliseconds brokers have throttled this client since this was asked last.
+    pub(super) fn take_throttled(&self) -> u64 {
+        self.signs.throttled.swap(0, Ordering::Relaxed)
     }
 
     /// Tells of more brokers that may be asked for the cluster: `host:port,…`.
@@ -398,10 +405,11 @@ impl Conf {
         for (name, value) in properties {
             conf.set(name, value)?;
         }
-        // SAFETY: the configuration is valid, and the callback has the signature that librdkafka wants.
+        // SAFETY: the configuration is valid, and the callbacks have the signatures that librdkafka wants.
         unsafe {
             rd::rd_kafka_conf_set_events(conf.0, rd::RD_KAFKA_EVENT_DR | rd::RD_KAFKA_EVENT_ERROR);
             rd::rd_kafka_conf_set_log_cb(conf.0, Some(log));
+            rd::rd_kafka_conf_set_throttle_cb(conf.0, Some(throttled));
         }
         Ok(conf)
     }
@@ -457,4 +465,13 @@ extern "C" fn log(client: *const rd::rd_kafka_t, level: c_int, facility: *const 
             _ => tracing::debug!(target: "librdkafka", "{facility}: {text}"),
         }
     });
+}
+
+/// Notes that a broker has throttled this client. Called by [`Client::poll`].
+extern "C" fn throttled(_: *mut rd::rd_kafka_t, _: *const c_char, _: i32, milliseconds: c_int, opaque: *mut c_void) {
+    // SAFETY: the opaque is what `Client::start` made it, which lives longer than librdkafka's threads; or null before that.
+    let signs = unsafe { opaque.cast::<Signs>().as_ref() };
+    if let Some(signs) = signs {
+        signs.throttled.fetch_add(u64::try_from(milliseconds).unwrap_or(0), Ordering::Relaxed);
+    }
 }

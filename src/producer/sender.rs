@@ -179,6 +179,7 @@ impl Sender {
                     thread::park_timeout(nap);
                 }
             }
+            self.count_throttling();
             let refused = self.client.as_ref().is_some_and(Client::was_refused);
             self.failed |= self.detection.changes(refused, Instant::now());
             if self.failed {
@@ -442,6 +443,19 @@ impl Sender {
         counters.acknowledged_bytes.add(bytes);
         if !self.detection.protocol().has_headers() {
             counters.unnumbered.add(lines);
+        }
+    }
+
+    fn count_throttling(&mut self) {
+        let milliseconds = self.client.as_ref().map_or(0, Client::take_throttled);
+        if milliseconds > 0 {
+            self.counters.throttled_milliseconds.add(milliseconds);
+            if self.trouble.may_say("throttled") {
+                tracing::warn!(
+                    milliseconds,
+                    "Kafka throttles this client, lines wait: its quota is less than they need"
+                );
+            }
         }
     }
 

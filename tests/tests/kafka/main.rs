@@ -302,6 +302,8 @@ fn what_fails_is_counted() {
     let more = ["--alter", "--topic", TOPIC, "--partitions", "6"];
     world.cluster.run("kafka.admin.TopicCommand", &more).unwrap();
     pause(2);
+    let log = feed.log();
     // Of those that came in between, none is in a new partition.
     finish(&world, feed);
+    assert!(fs::read_to_string(log).unwrap().contains("Kafka throttles this client"), "the quota was not felt");
 }

@@ -81,6 +81,9 @@ pub(super) static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
         counter("incomplete", "Transactions cut before their end", |counters| &counters.incomplete),
         counter("overruns", "Times the log was overwritten unread", |counters| &counters.overruns),
         counter("overrun_segments", "Segments of the log lost to overruns", |counters| &counters.overrun_segments),
+        counter("throttled_milliseconds", "Milliseconds of throttling by Kafka's quotas", |counters| {
+            &counters.throttled_milliseconds
+        }),
         counter("reacquired", "New logs attached to", |counters| &counters.reacquired),
         counter("panics", "Panics caught in a thread", |counters| &counters.panics),
         column(Kind::BytesNow, "backlog_bytes", "Bytes not acknowledged yet", |counters: &Counters| {
