@@ -153,7 +153,7 @@ fn wrong_formats_and_options_are_refused_in_the_same_words() {
         &["-n", "x"],
         &["-D"],
         &["-D", "-w", "-"],
-        &["-D", "-w", "x", "-r", "-"],
+        &["-D", "-w", "/dev/null", "-r", "-"],
         &["-g", "raw"],
         &["-g", "s"],
         &["-g", "x"],
@@ -218,10 +218,10 @@ fn output_goes_to_files_as_it_does() {
 #[test]
 fn what_the_stock_program_falls_over_is_done_right() {
     let long = format!("%{{{}}}i|%s", "X".repeat(300));
-    let long_time = format!("%{{{}}}t", "%c".repeat(40));
-    for (format, begin) in [(long.as_str(), "-|200"), ("%{}t|%s", "["), (&long_time, "M"), ("%{%n}t|", "\n|")] {
+    let long_time = format!("%{{{}}}t", "%Y".repeat(40));
+    for (format, begin) in [(long.as_str(), "-|"), ("%{}t|%s", "["), (&long_time, "2"), ("%{%n}t|", "\\n|")] {
         let (stock, ours) = (stock(&["-F", format]), ours(&["-F", format]));
-        let begins = String::from_utf8_lossy(&ours.stdout).get(..begin.len()).is_some_and(|start| start >= begin);
+        let begins = ours.stdout.starts_with(begin.as_bytes());
         assert!(ours.status.success() && begins, "{format}: {}", ours.stdout.escape_ascii());
         if format != "%{%n}t|" {
             assert!(stock.status.signal().is_some(), "varnishncsa has learned to do {format}: {}", stock.status);
