@@ -217,6 +217,7 @@ fn brokers_may_have_ipv6_addresses() {
     let replay = kafkalog("replay", &configuration, &["-r", &RECORDING.display().to_string()]);
     assert!(replay.status.success(), "{}", text(&replay.stderr));
     assert_eq!(world.messages().len(), lines(&configuration));
+    assert_exact(&world, &text(&replay.stderr));
 }
 
 #[test]
